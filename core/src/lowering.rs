@@ -1,0 +1,257 @@
+//! Lowering: from a schedule's entries to the program of system calls that a child makes.
+
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use crate::descriptor::{DescriptorRole, DescriptorSlot};
+use crate::mechanism::Stop;
+use crate::plan::Target;
+use crate::program::{Op, OpId, Owner, Program};
+use crate::state::RefusalReason;
+
+/// A declared slot whose fd was seen to be what it is declared as.
+#[derive(Debug, Clone, Copy)]
+pub struct OpenSlot<'a> {
+    /// The row of the plan's table.
+    pub slot: DescriptorSlot,
+    /// The fd.
+    pub fd: BorrowedFd<'a>,
+}
+
+/// How the child is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CloneRequest {
+    /// `CLONE_NEW…` flags of [clone(2)](https://man7.org/linux/man-pages/man2/clone.2.html).
+    pub namespaces: u64,
+    /// The cgroup that the child is born in.
+    pub cgroup: Option<RawFd>,
+    /// Whether the child waits until every mechanism has attended.
+    pub rendezvous: bool,
+}
+
+/// When a note of a mechanism is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoteTime {
+    /// After the clone.
+    Created,
+    /// After every mechanism attended and the child was released.
+    Released,
+}
+
+#[derive(Debug)]
+enum Item {
+    Op(Owner, Op),
+    CloseGaps(Owner),
+}
+
+/// A program in the making: what a mechanism's `lower` works on.
+#[derive(Debug)]
+pub struct Lowering<'a> {
+    target: &'a Target,
+    slots: &'a [OpenSlot<'a>],
+    owner: Owner,
+    items: Vec<Item>,
+    kept: Vec<RawFd>,
+    owned: Vec<OwnedFd>,
+    clone: CloneRequest,
+    notes: Vec<(NoteTime, Owner, &'static str)>,
+}
+
+/// A lowering that is complete.
+#[derive(Debug)]
+pub struct Lowered {
+    /// What the child does.
+    pub program: Program,
+    /// How the child is made.
+    pub clone: CloneRequest,
+    /// What mechanisms note, when, and whose note it is.
+    pub notes: Vec<(NoteTime, Owner, &'static str)>,
+}
+
+impl<'a> Lowering<'a> {
+    /// Nothing yet, for this workload and these verified descriptors.
+    pub fn new(target: &'a Target, slots: &'a [OpenSlot<'a>]) -> Self {
+        Self {
+            target,
+            slots,
+            owner: Owner::Launcher,
+            items: Vec::with_capacity(16),
+            // 0, 1 and 2 belong to the workload.
+            kept: vec![0, 1, 2],
+            owned: Vec::new(),
+            clone: CloneRequest::default(),
+            notes: Vec::new(),
+        }
+    }
+
+    /// From here on, what is pushed is `owner`'s.
+    pub fn set_owner(&mut self, owner: Owner) {
+        self.owner = owner;
+    }
+
+    /// The workload.
+    pub fn target(&self) -> &'a Target {
+        self.target
+    }
+
+    /// The slots of a role, in the plan's order.
+    pub fn slots(&self, role: DescriptorRole) -> impl Iterator<Item = OpenSlot<'a>> + use<'a> {
+        self.slots.iter().copied().filter(move |open| open.slot.role == role)
+    }
+
+    /// The slot at `index`.
+    ///
+    /// # Errors
+    ///
+    /// A refusal, PlanInvalid: parameters name a slot that no row of the table declares.
+    pub fn slot(&self, index: u32) -> Result<OpenSlot<'a>, Stop> {
+        let found = self.slots.iter().find(|open| open.slot.slot_index == index);
+        found.copied().ok_or_else(|| {
+            let detail = format!("slot {index} is used, and no row of the table declares it");
+            Stop::refuse(RefusalReason::PlanInvalid, detail)
+        })
+    }
+
+    /// Adds an op.
+    pub fn push(&mut self, op: Op) -> OpId {
+        self.items.push(Item::Op(self.owner, op));
+        OpId::new(self.items.len() - 1)
+    }
+
+    /// Adds an op that need be made but once, unless the program has it.
+    pub fn push_once(&mut self, op: Op) {
+        let has = |item: &Item| matches!(item, Item::Op(_, present) if *present == op);
+        if !self.items.iter().any(has) {
+            self.push(op);
+        }
+    }
+
+    /// Closes, at this point of the program, every fd that nothing keeps.
+    pub fn close_all_but_kept(&mut self) {
+        self.items.push(Item::CloseGaps(self.owner));
+    }
+
+    /// Keeps an fd open until the program ends. It should be close-on-exec.
+    pub fn keep(&mut self, fd: OwnedFd) -> RawFd {
+        let raw = self.keep_borrowed(&fd);
+        self.owned.push(fd);
+        raw
+    }
+
+    /// Keeps an fd of somebody else's, who must not close it before the program ends.
+    pub fn keep_borrowed(&mut self, fd: &impl AsRawFd) -> RawFd {
+        let raw = fd.as_raw_fd();
+        self.kept.push(raw);
+        raw
+    }
+
+    /// Asks for new namespaces: `CLONE_NEW…` flags.
+    pub fn enter_namespaces(&mut self, flags: u64) {
+        self.clone.namespaces |= flags;
+    }
+
+    /// Asks for the child to be born in the cgroup that `fd` is.
+    pub fn enter_cgroup(&mut self, fd: BorrowedFd<'a>) {
+        self.clone.cgroup = Some(fd.as_raw_fd());
+    }
+
+    /// Asks for the child to wait until every mechanism has attended.
+    pub fn rendezvous(&mut self) {
+        self.clone.rendezvous = true;
+    }
+
+    /// Notes something in the transcript.
+    pub fn note(&mut self, time: NoteTime, text: &'static str) {
+        self.notes.push((time, self.owner, text));
+    }
+
+    /// Whether the child is to wait; known when everything is lowered.
+    pub fn wants_rendezvous(&self) -> bool {
+        self.clone.rendezvous
+    }
+
+    /// The program: `prologue`, which is the launcher's own, then what was pushed.
+    pub fn finish(mut self, prologue: Vec<Op>) -> Lowered {
+        self.kept.sort_unstable();
+        let gaps = gaps(&self.kept);
+        let mut places = Vec::with_capacity(self.items.len());
+        let mut ops: Vec<(Owner, Op)> =
+            prologue.into_iter().map(|op| (Owner::Launcher, op)).collect();
+        for item in self.items {
+            places.push(ops.len());
+            match item {
+                Item::Op(owner, mut op) => {
+                    op.relocate(&places);
+                    ops.push((owner, op));
+                }
+                Item::CloseGaps(owner) => {
+                    let close = |&(first, last): &(u32, u32)| (owner, Op::close_range(first, last));
+                    ops.extend(gaps.iter().map(close));
+                }
+            }
+        }
+        let program = Program { ops, owned: self.owned };
+        Lowered { program, clone: self.clone, notes: self.notes }
+    }
+}
+
+/// The ranges between the fds of `kept`, which is sorted, and the one after the last of them.
+fn gaps(kept: &[RawFd]) -> Vec<(u32, u32)> {
+    let mut gaps = Vec::new();
+    let mut next = 0u32;
+    for fd in kept.iter().filter_map(|fd| u32::try_from(*fd).ok()) {
+        if fd > next {
+            gaps.push((next, fd - 1));
+        }
+        next = next.max(fd + 1);
+    }
+    gaps.push((next, u32::MAX));
+    gaps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::program::{Arg, Expect};
+
+    #[test]
+    fn the_gaps_and_what_is_kept_are_all_fds_and_share_none() {
+        for kept in [&[0, 1, 2][..], &[0, 1, 2, 3], &[0, 1, 2, 10, 11, 40], &[0, 1, 2, 2, 5, 5], &[5]] {
+            let gaps = gaps(kept);
+            for fd in 0..100 {
+                let closed = gaps.iter().any(|&(first, last)| first <= fd && fd <= last);
+                assert_eq!(closed, !kept.contains(&(fd.cast_signed())), "fd {fd} of {kept:?}");
+            }
+            assert_eq!(gaps.last().unwrap().1, u32::MAX);
+        }
+    }
+
+    #[test]
+    fn a_result_follows_its_op_when_the_gaps_before_it_are_filled_in() {
+        let target = Target::default();
+        let mut lowering = Lowering::new(&target, &[]);
+        lowering.keep_borrowed(&10);
+        lowering.close_all_but_kept();
+        let first = lowering.push(Op::parent_is_alive());
+        // SAFETY: the op is looked at, never run.
+        let op = unsafe { Op::raw("getpgid", 121, vec![Arg::Result(first)], Expect::NonNegative) };
+        lowering.push(op);
+        let lowered = lowering.finish(vec![Op::empty_signal_mask()]);
+        let ops = lowered.program.ops();
+        let names: Vec<_> = ops.iter().map(|(_, op)| op.name()).collect();
+        assert_eq!(
+            names,
+            ["rt_sigprocmask", "close_range", "close_range", "getppid", "getpgid"]
+        );
+        let Arg::Result(id) = &ops[4].1.args()[0] else { panic!() };
+        assert_eq!(id.index(), 3);
+    }
+
+    #[test]
+    fn an_op_that_is_needed_once_is_made_once() {
+        let target = Target::default();
+        let mut lowering = Lowering::new(&target, &[]);
+        lowering.push_once(Op::no_new_privs());
+        lowering.push_once(Op::no_new_privs());
+        assert_eq!(lowering.finish(vec![]).program.ops().len(), 1);
+    }
+}

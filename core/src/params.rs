@@ -1,0 +1,128 @@
+//! Parameters: what a policy says of a mechanism, and what a plan carries to it.
+
+use ciborium::Value;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::Digest;
+
+/// A CBOR map in the deterministic order, typed only when a mechanism [parses](Self::parse) it.
+///
+/// ```
+/// use portcullis_core::Params;
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize, PartialEq, Debug)]
+/// struct Umask {
+///     mask: u32,
+/// }
+///
+/// let params = Params::of(&Umask { mask: 0o77 }).unwrap();
+/// assert_eq!(params.parse::<Umask>().unwrap(), Umask { mask: 0o77 });
+/// ```
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Params(Vec<(Value, Value)>);
+
+/// Why a value is no parameters, or parameters are not what a mechanism takes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ParamsError(String);
+
+impl Params {
+    /// The parameters that `value` serializes to: a map, or nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ParamsError`] where it serializes to something else, or not at all.
+    pub fn of(value: &impl Serialize) -> Result<Self, ParamsError> {
+        match Value::serialized(value).map_err(|error| ParamsError(error.to_string()))? {
+            Value::Null => Ok(Self::default()),
+            Value::Map(mut entries) => {
+                entries.iter_mut().for_each(|(_, value)| sort(value));
+                sort_map(&mut entries);
+                Ok(Self(entries))
+            }
+            _ => Err(ParamsError("parameters are a map of names to values".into())),
+        }
+    }
+
+    pub(crate) fn from_sorted(entries: Vec<(Value, Value)>) -> Self {
+        Self(entries)
+    }
+
+    pub(crate) fn entries(&self) -> &[(Value, Value)] {
+        &self.0
+    }
+
+    /// The typed form.
+    ///
+    /// # Errors
+    ///
+    /// [`ParamsError`] says which field is missing, unknown or of another type.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, ParamsError> {
+        Value::Map(self.0.clone()).deserialized().map_err(|error| match error {
+            ciborium::value::Error::Custom(text) => ParamsError(text),
+        })
+    }
+
+    /// Whether there is nothing in the map.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The digest of the encoding; all zeros where the map is empty, and so absent from the wire.
+    pub fn digest(&self) -> Digest {
+        if self.0.is_empty() { Digest::ZERO } else { Digest::of(&encode(&Value::Map(self.0.clone()))) }
+    }
+}
+
+impl Serialize for Params {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(key, value)| (key, value)))
+    }
+}
+
+pub(crate) fn encode(value: &impl Serialize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(256);
+    // Into a Vec only a value's own Serialize can fail, and the types that come here have none that
+    // does; were one to, a cut encoding has a digest that matches nothing.
+    let _ = ciborium::into_writer(value, &mut bytes);
+    bytes
+}
+
+/// RFC 8949 §4.2.1: the keys of a map in the bytewise order of their encodings.
+fn sort_map(entries: &mut [(Value, Value)]) {
+    entries.sort_by_cached_key(|(key, _)| encode(key));
+}
+
+fn sort(value: &mut Value) {
+    match value {
+        Value::Map(entries) => {
+            entries.iter_mut().for_each(|(_, value)| sort(value));
+            sort_map(entries);
+        }
+        Value::Array(values) => values.iter_mut().for_each(sort),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn keys_are_sorted_by_their_encoding_so_shorter_ones_come_first() {
+        let map = BTreeMap::from([("aa", 1), ("b", 2)]);
+        let params = Params::of(&map).unwrap();
+        assert_eq!(encode(&params), [0xa2, 0x61, b'b', 2, 0x62, b'a', b'a', 1]);
+    }
+
+    #[test]
+    fn nothing_is_the_empty_map_whose_digest_is_zero() {
+        assert_eq!(Params::of(&()).unwrap(), Params::default());
+        assert_eq!(Params::default().digest(), Digest::ZERO);
+        assert!(Params::of(&7).is_err());
+    }
+}

@@ -1,0 +1,170 @@
+//! The plan: what a supervisor asks a launcher for, whatever version of the wire it came by.
+
+use crate::descriptor::DescriptorSlot;
+use crate::frame::{Frame, FrameError};
+use crate::wire::{WireError, v2};
+use crate::{Digest, OsText, Params};
+
+/// The most entries that a lowering may hold.
+pub const MAX_ENTRIES: usize = 256;
+/// The longest string that the kernel passes to a program: `MAX_ARG_STRLEN` of [execve(2)], less the
+/// NUL that ends it.
+///
+/// [execve(2)]: https://man7.org/linux/man-pages/man2/execve.2.html
+pub const MAX_STRING_LEN: usize = 128 * 1024 - 1;
+
+/// What a plan says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LaunchBody {
+    /// Names this attempt; carried, not interpreted.
+    pub attempt_id: Digest,
+    /// Names the plan; carried, not interpreted.
+    pub plan_id: Digest,
+    /// Names the authority that the plan was admitted under; carried, not interpreted.
+    pub h_a: Digest,
+    /// Names the policy that the plan was compiled from; carried, not interpreted.
+    pub h_p: Digest,
+    /// The digest of the canonical encoding of `lowering`; verified.
+    pub h_l: Digest,
+    /// The mechanisms, in the plan's order.
+    pub lowering: Vec<LoweringEntry>,
+    /// The fds that come with the plan.
+    pub descriptor_table: Vec<DescriptorSlot>,
+    /// The workload.
+    pub target: Target,
+}
+
+/// One scheduled mechanism.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoweringEntry {
+    /// The lowering id, `linux.<what>.<verb>.v<n>`.
+    pub id: String,
+    /// The version of the mechanism's contract.
+    pub version: u32,
+    /// The phase that the supervisor expects the mechanism in.
+    pub phase_code: u32,
+    /// What the mechanism is to do.
+    pub params: Params,
+    /// The digest of `params`; verified.
+    pub param_digest: Digest,
+    /// The digest of the mechanism's declaration, as the supervisor knows it; verified.
+    pub decl_digest: Digest,
+}
+
+/// The workload.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Target {
+    /// The arguments, the program's name among them. No string holds a NUL.
+    pub argv: Vec<OsText>,
+    /// The environment, whole: names without `=`, and values.
+    pub envp: Vec<(OsText, OsText)>,
+    /// The slot of the executable.
+    pub exe_slot: u32,
+}
+
+/// A decoded plan, whose identity has yet to be verified.
+///
+/// ```
+/// use portcullis_core::frame::Frame;
+/// use portcullis_core::plan::LaunchPlan;
+///
+/// let frame = Frame::encode(2, b"not CBOR").unwrap();
+/// assert!(LaunchPlan::decode(&frame).is_err());
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct LaunchPlan {
+    version: u16,
+    body: LaunchBody,
+}
+
+/// Why bytes are not a plan.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// The envelope is wrong.
+    #[error("the plan's frame: {0}")]
+    Frame(#[from] FrameError),
+    /// The body is wrong.
+    #[error("the plan's body: {0}")]
+    Wire(#[from] WireError),
+}
+
+/// Which of a plan's digests is not the digest of what it names.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum IdentityError {
+    /// `h_l` is not the digest of `lowering`.
+    #[error("h_l is {declared}, and the lowering's digest is {found}")]
+    Lowering {
+        /// What the plan says.
+        declared: Digest,
+        /// What it is.
+        found: Digest,
+    },
+    /// An entry's `param_digest` is not the digest of its `params`.
+    #[error("the param_digest of {id} is {declared}, and the digest of its params is {found}")]
+    Params {
+        /// The entry's id.
+        id: String,
+        /// What the plan says.
+        declared: Digest,
+        /// What it is.
+        found: Digest,
+    },
+}
+
+impl LaunchPlan {
+    /// Decodes a frame and its body.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError::Frame`] for the envelope, [`PlanError::Wire`] for the body.
+    pub fn decode(bytes: &[u8]) -> Result<Self, PlanError> {
+        let frame = Frame::decode(bytes)?;
+        Ok(Self { version: frame.version(), body: v2::decode(frame.body())? })
+    }
+
+    /// Encodes a body and wraps it in a frame of version 2.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError::Wire`] for a body that breaks a limit, [`PlanError::Frame`] for one over 1 MiB.
+    pub fn encode(body: &LaunchBody) -> Result<Vec<u8>, PlanError> {
+        Ok(Frame::encode(v2::VERSION, &v2::encode(body)?)?)
+    }
+
+    /// The version of the protocol that the plan came by.
+    pub fn version(&self) -> u16 {
+        self.version
+    }
+
+    /// What the plan says.
+    pub fn body(&self) -> &LaunchBody {
+        &self.body
+    }
+
+    /// Recomputes the digests that the plan carries of itself.
+    ///
+    /// # Errors
+    ///
+    /// [`IdentityError`] names the first that differs, `h_l` before the entries in their order.
+    pub fn verify_identity(&self) -> Result<(), IdentityError> {
+        let found = lowering_digest(&self.body.lowering);
+        if found != self.body.h_l {
+            return Err(IdentityError::Lowering { declared: self.body.h_l, found });
+        }
+        for entry in &self.body.lowering {
+            let found = entry.params.digest();
+            if found != entry.param_digest {
+                let id = entry.id.clone();
+                return Err(IdentityError::Params { id, declared: entry.param_digest, found });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The digest of the canonical encoding of a lowering: what `h_l` must be.
+pub fn lowering_digest(entries: &[LoweringEntry]) -> Digest {
+    Digest::of(&v2::encode_lowering(entries))
+}

@@ -1,0 +1,329 @@
+//! A launch, compiled: the system calls that a child makes, with their arguments ready.
+//!
+//! Between clone and exec a child runs no mechanism's code. It makes the calls of a [`Program`] in
+//! order, compares each result with what the [`Op`] expects, and stops at the first that differs.
+
+use std::ffi::CString;
+use std::fmt;
+use std::os::fd::{OwnedFd, RawFd};
+
+/// One instruction of a classic BPF program, as [seccomp(2)] takes them.
+///
+/// [seccomp(2)]: https://man7.org/linux/man-pages/man2/seccomp.2.html
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct BpfInstruction {
+    /// The operation.
+    pub code: u16,
+    /// The jump when true, in instructions.
+    pub jt: u8,
+    /// The jump when false, in instructions.
+    pub jf: u8,
+    /// The constant.
+    pub k: u32,
+}
+
+/// An argument of a system call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Arg {
+    /// A number.
+    Int(u64),
+    /// A file descriptor.
+    Fd(RawFd),
+    /// The address of bytes that the program owns and the call reads.
+    Bytes(Box<[u8]>),
+    /// The address of as many bytes, for the call to write.
+    Buffer(usize),
+    /// The address of a NULL-terminated vector of C strings.
+    Strings(Box<[CString]>),
+    /// The address of a `sock_fprog`.
+    Filter(Box<[BpfInstruction]>),
+    /// What an earlier op returned.
+    Result(OpId),
+}
+
+/// Names an op of the program that is being made, for [`Arg::Result`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpId(usize);
+
+impl OpId {
+    pub(crate) fn new(index: usize) -> Self {
+        Self(index)
+    }
+
+    /// The op's place in the program.
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// What a call must return for the child to go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Expect {
+    /// Zero.
+    Zero,
+    /// No error.
+    NonNegative,
+    /// This value.
+    Value(i64),
+    /// The pid of the process that made the child: it still lives.
+    ParentPid,
+    /// No error, or one of these errnos.
+    Tolerate(Box<[i32]>),
+}
+
+/// Whose op it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// The launcher's own.
+    Launcher,
+    /// The mechanism at this place of the schedule.
+    Entry(usize),
+}
+
+/// One system call, with its arguments ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Op {
+    name: &'static str,
+    number: i64,
+    args: Vec<Arg>,
+    expect: Expect,
+}
+
+impl Op {
+    /// Any system call.
+    ///
+    /// # Safety
+    ///
+    /// The call runs in a child that shares the launcher's memory until the exec. It must not write
+    /// outside the [`Arg::Buffer`]s given to it, map, unmap or protect memory, install signal
+    /// handlers, or make a thread or a process.
+    ///
+    /// # Panics
+    ///
+    /// With more than six arguments: no system call takes more.
+    pub unsafe fn raw(name: &'static str, number: i64, args: Vec<Arg>, expect: Expect) -> Self {
+        assert!(args.len() <= 6, "{name}: a system call takes six arguments at the most");
+        Self { name, number, args, expect }
+    }
+
+    fn new(name: &'static str, number: i64, args: Vec<Arg>, expect: Expect) -> Self {
+        // SAFETY: each constructor below names a call that writes to nothing but its own buffer and
+        // changes neither memory, handlers nor tasks.
+        unsafe { Self::raw(name, number, args, expect) }
+    }
+
+    /// [close_range(2)](https://man7.org/linux/man-pages/man2/close_range.2.html) of `first` to
+    /// `last`, both included.
+    pub fn close_range(first: u32, last: u32) -> Self {
+        let args = vec![Arg::Int(first.into()), Arg::Int(last.into()), Arg::Int(0)];
+        Self::new("close_range", libc::SYS_close_range, args, Expect::Zero)
+    }
+
+    /// [close_range(2)](https://man7.org/linux/man-pages/man2/close_range.2.html) with
+    /// `CLOSE_RANGE_CLOEXEC`: everything from `first` on is closed by the exec.
+    pub fn close_on_exec_from(first: u32) -> Self {
+        let flags = Arg::Int(libc::CLOSE_RANGE_CLOEXEC.into());
+        let args = vec![Arg::Int(first.into()), Arg::Int(u32::MAX.into()), flags];
+        Self::new("close_range", libc::SYS_close_range, args, Expect::Zero)
+    }
+
+    /// `fcntl(fd, F_SETFD, FD_CLOEXEC)` of
+    /// [fcntl(2)](https://man7.org/linux/man-pages/man2/F_SETFD.2const.html).
+    pub fn set_close_on_exec(fd: RawFd) -> Self {
+        let args = vec![Arg::Fd(fd), int(libc::F_SETFD), int(libc::FD_CLOEXEC)];
+        Self::new("fcntl", libc::SYS_fcntl, args, Expect::Zero)
+    }
+
+    /// [dup3(2)](https://man7.org/linux/man-pages/man2/dup.2.html): `to` becomes a copy of `from`,
+    /// without close-on-exec.
+    pub fn dup3(from: RawFd, to: RawFd) -> Self {
+        let args = vec![Arg::Fd(from), Arg::Fd(to), Arg::Int(0)];
+        Self::new("dup3", libc::SYS_dup3, args, Expect::Value(to.into()))
+    }
+
+    /// [fchdir(2)](https://man7.org/linux/man-pages/man2/chdir.2.html).
+    pub fn fchdir(fd: RawFd) -> Self {
+        Self::new("fchdir", libc::SYS_fchdir, vec![Arg::Fd(fd)], Expect::Zero)
+    }
+
+    /// `prctl(PR_SET_NO_NEW_PRIVS, 1)` of
+    /// [prctl(2)](https://man7.org/linux/man-pages/man2/PR_SET_NO_NEW_PRIVS.2const.html): no exec
+    /// after it grants a privilege.
+    pub fn no_new_privs() -> Self {
+        // The kernel rejects the call unless the arguments that it does not use are zero.
+        let args = vec![int(libc::PR_SET_NO_NEW_PRIVS), int(1), int(0), int(0), int(0)];
+        Self::new("prctl", libc::SYS_prctl, args, Expect::Zero)
+    }
+
+    /// `prctl(PR_SET_PDEATHSIG, signal)` of
+    /// [prctl(2)](https://man7.org/linux/man-pages/man2/PR_SET_PDEATHSIG.2const.html).
+    pub fn parent_death_signal(signal: i32) -> Self {
+        let args = vec![int(libc::PR_SET_PDEATHSIG), int(signal)];
+        Self::new("prctl", libc::SYS_prctl, args, Expect::Zero)
+    }
+
+    /// [getppid(2)](https://man7.org/linux/man-pages/man2/getppid.2.html), which must still be the
+    /// launcher: one that died before [`parent_death_signal`](Self::parent_death_signal) sent none.
+    pub fn parent_is_alive() -> Self {
+        Self::new("getppid", libc::SYS_getppid, vec![], Expect::ParentPid)
+    }
+
+    /// [rt_sigprocmask(2)](https://man7.org/linux/man-pages/man2/sigprocmask.2.html): no signal stays
+    /// blocked.
+    pub fn empty_signal_mask() -> Self {
+        let empty = Arg::Bytes(vec![0; 8].into());
+        let args = vec![int(libc::SIG_SETMASK), empty, Arg::Int(0), Arg::Int(8)];
+        Self::new("rt_sigprocmask", libc::SYS_rt_sigprocmask, args, Expect::Zero)
+    }
+
+    /// [rt_sigaction(2)](https://man7.org/linux/man-pages/man2/sigaction.2.html): `signal` has its
+    /// default action. (An ignored signal stays ignored across exec.)
+    pub fn default_action(signal: i32) -> Self {
+        // struct kernel_sigaction: handler (SIG_DFL is 0), flags, restorer, mask.
+        let action = Arg::Bytes(vec![0; 32].into());
+        let args = vec![int(signal), action, Arg::Int(0), Arg::Int(8)];
+        Self::new("rt_sigaction", libc::SYS_rt_sigaction, args, Expect::Zero)
+    }
+
+    /// [read(2)](https://man7.org/linux/man-pages/man2/read.2.html), which must bring all of `length`
+    /// bytes at once.
+    pub fn read_exactly(fd: RawFd, length: u32) -> Self {
+        let args = vec![Arg::Fd(fd), Arg::Buffer(length as usize), Arg::Int(length.into())];
+        Self::new("read", libc::SYS_read, args, Expect::Value(length.into()))
+    }
+
+    /// [landlock_restrict_self(2)](https://man7.org/linux/man-pages/man2/landlock_restrict_self.2.html).
+    pub fn landlock_restrict_self(ruleset: RawFd) -> Self {
+        let args = vec![Arg::Fd(ruleset), Arg::Int(0)];
+        Self::new("landlock_restrict_self", libc::SYS_landlock_restrict_self, args, Expect::Zero)
+    }
+
+    /// [seccomp(2)](https://man7.org/linux/man-pages/man2/seccomp.2.html) with
+    /// `SECCOMP_SET_MODE_FILTER`.
+    pub fn seccomp_set_filter(filter: Vec<BpfInstruction>) -> Self {
+        let mode = Arg::Int(libc::SECCOMP_SET_MODE_FILTER.into());
+        let args = vec![mode, Arg::Int(0), Arg::Filter(filter.into())];
+        Self::new("seccomp", libc::SYS_seccomp, args, Expect::Zero)
+    }
+
+    /// [execveat(2)](https://man7.org/linux/man-pages/man2/execveat.2.html) of the file that `fd` is,
+    /// by `AT_EMPTY_PATH`: no path is looked up.
+    pub fn execveat(fd: RawFd, argv: Vec<CString>, envp: Vec<CString>) -> Self {
+        let args = vec![
+            Arg::Fd(fd),
+            Arg::Bytes(vec![0].into()),
+            Arg::Strings(argv.into()),
+            Arg::Strings(envp.into()),
+            int(libc::AT_EMPTY_PATH),
+        ];
+        // It returns only to fail.
+        Self::new("execveat", libc::SYS_execveat, args, Expect::Zero)
+    }
+
+    /// The call's name, as its manual page has it.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The call's number on this architecture.
+    pub fn number(&self) -> i64 {
+        self.number
+    }
+
+    /// The arguments that are given; those that are not are zero.
+    pub fn args(&self) -> &[Arg] {
+        &self.args
+    }
+
+    /// What it must return.
+    pub fn expect(&self) -> &Expect {
+        &self.expect
+    }
+
+    /// Whether the call takes the place of the child's program, and so can't be counted off by it.
+    pub fn is_exec(&self) -> bool {
+        self.number == libc::SYS_execveat || self.number == libc::SYS_execve
+    }
+
+    pub(crate) fn relocate(&mut self, places: &[usize]) {
+        for arg in &mut self.args {
+            if let Arg::Result(id) = arg {
+                *id = OpId(places[id.0]);
+            }
+        }
+    }
+}
+
+/// Constants of the kernel's interface, which C declares as `int`.
+fn int(value: i32) -> Arg {
+    Arg::Int(u64::from(value.unsigned_abs()))
+}
+
+impl fmt::Display for Arg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Int(value) if *value >= u64::from(u32::MAX) => f.write_str("~0"),
+            Self::Int(value) => write!(f, "{value}"),
+            Self::Fd(fd) => write!(f, "fd {fd}"),
+            Self::Bytes(bytes) if bytes.iter().all(|byte| *byte == 0) => {
+                write!(f, "[0; {}]", bytes.len())
+            }
+            Self::Bytes(bytes) => write!(f, "{bytes:?}"),
+            Self::Buffer(length) => write!(f, "buffer of {length}"),
+            Self::Strings(strings) => f.debug_list().entries(strings.iter()).finish(),
+            Self::Filter(filter) => write!(f, "filter of {} instructions", filter.len()),
+            Self::Result(id) => write!(f, "result of step {}", id.0),
+        }
+    }
+}
+
+impl fmt::Display for Expect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Zero => f.write_str("0"),
+            Self::NonNegative => f.write_str("no error"),
+            Self::Value(value) => write!(f, "{value}"),
+            Self::ParentPid => f.write_str("the launcher's pid"),
+            Self::Tolerate(errnos) => write!(f, "no error, or errno {errnos:?}"),
+        }
+    }
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}(", self.name)?;
+        for (index, arg) in self.args.iter().enumerate() {
+            write!(f, "{}{arg}", if index > 0 { ", " } else { "" })?;
+        }
+        f.write_str(")")?;
+        if self.is_exec() { Ok(()) } else { write!(f, " = {}", self.expect) }
+    }
+}
+
+/// What a child does, from its first instruction to its last, and the fds that it does it with.
+#[derive(Debug, Default)]
+pub struct Program {
+    pub(crate) ops: Vec<(Owner, Op)>,
+    pub(crate) owned: Vec<OwnedFd>,
+}
+
+impl Program {
+    /// A program of the launcher's own ops.
+    pub fn of(ops: impl IntoIterator<Item = Op>) -> Self {
+        Self { ops: ops.into_iter().map(|op| (Owner::Launcher, op)).collect(), owned: Vec::new() }
+    }
+
+    /// The ops, in the order in which the child makes them, each with its owner.
+    pub fn ops(&self) -> &[(Owner, Op)] {
+        &self.ops
+    }
+
+    /// How many of the first `done` ops are `owner`'s, and how many ops it has.
+    pub fn counted_off(&self, owner: Owner, done: usize) -> (usize, usize) {
+        let owned = |ops: &[(Owner, Op)]| ops.iter().filter(|(who, _)| *who == owner).count();
+        (owned(&self.ops[..done.min(self.ops.len())]), owned(&self.ops))
+    }
+}

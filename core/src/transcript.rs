@@ -1,0 +1,239 @@
+//! The transcript: a line for each state, notes that start with `# `.
+
+use std::io::{self, Write};
+
+use crate::state::{LauncherState, UnknownName};
+
+/// Writes a transcript, and refuses to write one that breaks the protocol.
+///
+/// Lines are gathered and go out with [`flush`](Self::flush), which the launcher calls before each
+/// step that may block, so that a reader is never behind by more than the step that runs.
+///
+/// ```
+/// use portcullis_core::state::LauncherState;
+/// use portcullis_core::transcript::TranscriptWriter;
+///
+/// let mut out = Vec::new();
+/// let mut transcript = TranscriptWriter::new(&mut out);
+/// transcript.state(LauncherState::LauncherStarted);
+/// transcript.note("hello");
+/// transcript.flush().unwrap();
+/// assert_eq!(out, b"LauncherStarted\n# hello\n");
+/// ```
+#[derive(Debug)]
+pub struct TranscriptWriter<W> {
+    out: W,
+    pending: Vec<u8>,
+    last: Option<LauncherState>,
+}
+
+impl<W: Write> TranscriptWriter<W> {
+    /// A transcript that has yet to begin.
+    pub fn new(out: W) -> Self {
+        Self { out, pending: Vec::with_capacity(1024), last: None }
+    }
+
+    /// Adds a state.
+    ///
+    /// # Panics
+    ///
+    /// Where the protocol does not allow the state here: the launcher's own mistake, which must not
+    /// reach a supervisor as a transcript.
+    pub fn state(&mut self, state: LauncherState) {
+        let allowed = match self.last {
+            None => state == LauncherState::LauncherStarted,
+            Some(last) => last.may_precede(state),
+        };
+        assert!(allowed, "{state} can't follow {:?}", self.last);
+        self.last = Some(state);
+        self.pending.extend_from_slice(state.name().as_bytes());
+        self.pending.push(b'\n');
+    }
+
+    /// Adds a note; line breaks in it become spaces, so that no note can pass for a state.
+    pub fn note(&mut self, text: &str) {
+        self.pending.extend_from_slice(b"# ");
+        self.pending.extend(text.bytes().map(|byte| if byte < b' ' { b' ' } else { byte }));
+        self.pending.push(b'\n');
+    }
+
+    /// Writes what is pending.
+    ///
+    /// # Errors
+    ///
+    /// Those of the channel.
+    pub fn flush(&mut self) -> io::Result<()> {
+        let pending = std::mem::take(&mut self.pending);
+        self.out.write_all(&pending)
+    }
+
+    /// The last state added.
+    pub fn last(&self) -> Option<LauncherState> {
+        self.last
+    }
+}
+
+/// A transcript that was read: its states, one step after the other, and its notes.
+///
+/// ```
+/// use portcullis_core::state::LauncherState;
+/// use portcullis_core::transcript::Transcript;
+///
+/// let transcript = Transcript::parse(b"LauncherStarted\n# refusal=PlanInvalid\nSetupRefused\n").unwrap();
+/// assert_eq!(transcript.terminal(), Some(LauncherState::SetupRefused));
+/// assert_eq!(transcript.value("refusal"), Some("PlanInvalid"));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
+pub struct Transcript {
+    states: Vec<LauncherState>,
+    notes: Vec<String>,
+}
+
+/// Why bytes are not a transcript.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TranscriptError {
+    /// A line that is neither a state nor a note.
+    #[error("{0}")]
+    UnknownLine(#[from] UnknownName),
+    /// A state that the protocol does not allow where it stands.
+    #[error("{state} can't follow {after:?}")]
+    OutOfOrder {
+        /// The state before it.
+        after: Option<LauncherState>,
+        /// The state.
+        state: LauncherState,
+    },
+    /// Bytes that are not UTF-8.
+    #[error("a line that is not UTF-8")]
+    NotText,
+}
+
+impl Transcript {
+    /// Reads a whole transcript.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`line`](Self::line).
+    pub fn parse(bytes: &[u8]) -> Result<Self, TranscriptError> {
+        let mut transcript = Self::default();
+        for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            transcript.line(line)?;
+        }
+        Ok(transcript)
+    }
+
+    /// Takes one more line, without its line break, and says which state it is.
+    ///
+    /// # Errors
+    ///
+    /// [`TranscriptError`]: not text, not a line of the protocol, or a state out of its order.
+    pub fn line(&mut self, line: &[u8]) -> Result<Option<LauncherState>, TranscriptError> {
+        let line = std::str::from_utf8(line).map_err(|_| TranscriptError::NotText)?;
+        if let Some(note) = line.strip_prefix("# ") {
+            self.notes.push(note.to_owned());
+            return Ok(None);
+        }
+        let state: LauncherState = line.parse().map_err(|UnknownName(line)| {
+            UnknownName(line.chars().take(80).collect())
+        })?;
+        let after = self.states.last().copied();
+        let allowed = match after {
+            None => state == LauncherState::LauncherStarted,
+            Some(last) => last.may_precede(state),
+        };
+        if !allowed {
+            return Err(TranscriptError::OutOfOrder { after, state });
+        }
+        self.states.push(state);
+        Ok(Some(state))
+    }
+
+    /// The states, in their order.
+    pub fn states(&self) -> &[LauncherState] {
+        &self.states
+    }
+
+    /// The notes, in their order, without the `# `.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// The terminal state, once it was written.
+    pub fn terminal(&self) -> Option<LauncherState> {
+        self.states.last().copied().filter(|state| state.is_terminal())
+    }
+
+    /// The value of the first note that is `NAME=VALUE`, alone or among others; a value ends at a
+    /// space.
+    pub fn value(&self, name: &str) -> Option<&str> {
+        self.notes.iter().find_map(|note| word(note, name))
+    }
+
+    /// What follows `PREFIX: ` in the first note that starts so.
+    pub fn text(&self, prefix: &str) -> Option<&str> {
+        self.notes.iter().find_map(|note| note.strip_prefix(prefix)?.strip_prefix(": "))
+    }
+}
+
+/// The value of `NAME=VALUE` among the words of a note.
+///
+/// ```
+/// use portcullis_core::transcript::word;
+///
+/// assert_eq!(word("workload exited code=7", "code"), Some("7"));
+/// assert_eq!(word("workload exited code=7", "od"), None);
+/// ```
+pub fn word<'a>(note: &'a str, name: &str) -> Option<&'a str> {
+    note.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let mut out = Vec::new();
+        let mut writer = TranscriptWriter::new(&mut out);
+        for &state in &LauncherState::ALL[..5] {
+            writer.state(state);
+        }
+        writer.note("mechanism=clone3 child_pid=7");
+        writer.note("two\nlines\nExecSucceeded");
+        writer.state(LauncherState::SetupFaulted);
+        writer.note("fault: it broke");
+        writer.flush().unwrap();
+        let transcript = Transcript::parse(&out).unwrap();
+        assert_eq!(transcript.states()[..5], LauncherState::ALL[..5]);
+        assert_eq!(transcript.terminal(), Some(LauncherState::SetupFaulted));
+        assert_eq!(transcript.value("child_pid"), Some("7"));
+        assert_eq!(transcript.notes()[1], "two lines ExecSucceeded");
+        assert_eq!(transcript.text("fault"), Some("it broke"));
+    }
+
+    #[test]
+    fn nothing_is_written_out_of_order() {
+        for states in [
+            &[LauncherState::IdentityVerified][..],
+            &[LauncherState::LauncherStarted, LauncherState::PlanVerified],
+            &[LauncherState::LauncherStarted, LauncherState::SetupRefused, LauncherState::SetupFaulted],
+        ] {
+            let text: String = states.iter().map(|state| format!("{state}\n")).collect();
+            let error = Transcript::parse(text.as_bytes()).unwrap_err();
+            assert!(matches!(error, TranscriptError::OutOfOrder { .. }));
+            let states = states.to_vec();
+            let write = move || {
+                let mut writer = TranscriptWriter::new(Vec::new());
+                states.iter().for_each(|state| writer.state(*state));
+            };
+            assert!(std::panic::catch_unwind(write).is_err());
+        }
+    }
+
+    #[test]
+    fn a_line_of_another_language_is_an_error_by_name() {
+        assert!(matches!(Transcript::parse(b"hello\n"), Err(TranscriptError::UnknownLine(_))));
+        assert_eq!(Transcript::parse(b"\xff\n"), Err(TranscriptError::NotText));
+    }
+}

@@ -1,0 +1,356 @@
+//! Version 2: CBOR in the deterministic encoding of RFC 8949 §4.2.1.
+//!
+//! The fields of each structure stand in the order of their encoded keys (shorter first, then by
+//! their letters), so that serializing in the order of declaration *is* the canonical encoding.
+
+use ciborium::Value;
+use serde::{Deserialize, Serialize};
+
+use super::{WireError, deterministic};
+use crate::descriptor::{DescriptorSlot, MAX_SLOTS};
+use crate::params::encode as encode_value;
+use crate::plan::{LaunchBody, LoweringEntry, MAX_ENTRIES, MAX_STRING_LEN, Target};
+use crate::{Digest, OsText, Params};
+
+pub(crate) const VERSION: u16 = 2;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireBody {
+    h_a: Digest,
+    h_l: Digest,
+    h_p: Digest,
+    target: WireTarget,
+    plan_id: Digest,
+    lowering: WireLowering,
+    attempt_id: Digest,
+    descriptor_table: Vec<DescriptorSlot>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireLowering {
+    entries: Vec<WireEntry>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireEntry {
+    id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    params: Option<Value>,
+    version: u32,
+    phase_code: u32,
+    decl_digest: Digest,
+    param_digest: Digest,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireTarget {
+    argv: Vec<OsText>,
+    envp: Vec<(OsText, OsText)>,
+    exe_slot: u32,
+}
+
+pub(crate) fn decode(bytes: &[u8]) -> Result<LaunchBody, WireError> {
+    deterministic::check(bytes)?;
+    let wire: WireBody = ciborium::from_reader(bytes).map_err(shape)?;
+    let body = LaunchBody {
+        attempt_id: wire.attempt_id,
+        plan_id: wire.plan_id,
+        h_a: wire.h_a,
+        h_p: wire.h_p,
+        h_l: wire.h_l,
+        lowering: wire.lowering.entries.into_iter().map(entry).collect::<Result<_, _>>()?,
+        descriptor_table: wire.descriptor_table,
+        target: Target {
+            argv: wire.target.argv,
+            envp: wire.target.envp,
+            exe_slot: wire.target.exe_slot,
+        },
+    };
+    limits(&body)?;
+    Ok(body)
+}
+
+pub(crate) fn encode(body: &LaunchBody) -> Result<Vec<u8>, WireError> {
+    limits(body)?;
+    let bytes = encode_value(&WireBody {
+        h_a: body.h_a,
+        h_l: body.h_l,
+        h_p: body.h_p,
+        target: WireTarget {
+            argv: body.target.argv.clone(),
+            envp: body.target.envp.clone(),
+            exe_slot: body.target.exe_slot,
+        },
+        plan_id: body.plan_id,
+        lowering: wire_lowering(&body.lowering),
+        attempt_id: body.attempt_id,
+        descriptor_table: body.descriptor_table.clone(),
+    });
+    // What a decoder would reject (a float in params, say) is the encoder's to report.
+    deterministic::check(&bytes)?;
+    Ok(bytes)
+}
+
+pub(crate) fn encode_lowering(entries: &[LoweringEntry]) -> Vec<u8> {
+    encode_value(&wire_lowering(entries))
+}
+
+fn wire_lowering(entries: &[LoweringEntry]) -> WireLowering {
+    let entry = |entry: &LoweringEntry| WireEntry {
+        id: entry.id.clone(),
+        params: (!entry.params.is_empty()).then(|| Value::Map(entry.params.entries().to_vec())),
+        version: entry.version,
+        phase_code: entry.phase_code,
+        decl_digest: entry.decl_digest,
+        param_digest: entry.param_digest,
+    };
+    WireLowering { entries: entries.iter().map(entry).collect() }
+}
+
+fn entry(wire: WireEntry) -> Result<LoweringEntry, WireError> {
+    let params = match wire.params {
+        None => Params::default(),
+        Some(Value::Map(entries)) if !entries.is_empty() => Params::from_sorted(entries),
+        Some(_) => {
+            let why = "params must be a map, and are left out when empty";
+            return Err(WireError::Shape(format!("lowering entry {}: {why}", wire.id)));
+        }
+    };
+    Ok(LoweringEntry {
+        id: wire.id,
+        version: wire.version,
+        phase_code: wire.phase_code,
+        params,
+        param_digest: wire.param_digest,
+        decl_digest: wire.decl_digest,
+    })
+}
+
+fn shape(error: ciborium::de::Error<std::io::Error>) -> WireError {
+    match error {
+        ciborium::de::Error::Semantic(_, text) => WireError::Shape(text),
+        ciborium::de::Error::Syntax(offset) => {
+            WireError::Encoding { offset, why: "a value of another type than the field's" }
+        }
+        other => WireError::Shape(other.to_string()),
+    }
+}
+
+fn limits(body: &LaunchBody) -> Result<(), WireError> {
+    let limit = |what, found: usize, limit| {
+        if found > limit { Err(WireError::Limit { what, found, limit }) } else { Ok(()) }
+    };
+    limit("slots", body.descriptor_table.len(), MAX_SLOTS)?;
+    limit("lowering entries", body.lowering.len(), MAX_ENTRIES)?;
+    if body.target.argv.is_empty() {
+        return Err(WireError::Shape("argv is empty: a program is given its own name".into()));
+    }
+    for argument in &body.target.argv {
+        string("argument", argument, argument.as_bytes().len())?;
+    }
+    for (name, value) in &body.target.envp {
+        let length = name.as_bytes().len() + 1 + value.as_bytes().len();
+        string("environment variable", name, length)?;
+        string("the value of environment variable", value, length)?;
+        if name.as_bytes().is_empty() || name.as_bytes().contains(&b'=') {
+            let (text, why) = (format!("{name:?}"), "a name is not empty and holds no `=`");
+            return Err(WireError::String { what: "environment variable", text, why });
+        }
+    }
+    Ok(())
+}
+
+fn string(what: &'static str, text: &OsText, length: usize) -> Result<(), WireError> {
+    let why = if text.as_bytes().contains(&0) {
+        "a NUL ends a C string, so none can be inside"
+    } else if length > MAX_STRING_LEN {
+        "longer than the kernel's MAX_ARG_STRLEN of 128 KiB"
+    } else {
+        return Ok(());
+    };
+    let text: String = format!("{text:?}").chars().take(80).collect();
+    Err(WireError::String { what, text, why })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::descriptor::{DescriptorKind, DescriptorRole, DescriptorShape};
+
+    fn digest() -> impl Strategy<Value = Digest> {
+        any::<[u8; 32]>().prop_map(Digest::from)
+    }
+
+    fn os_text() -> impl Strategy<Value = OsText> {
+        use std::os::unix::ffi::OsStringExt;
+        vec(1u8.., 0..12).prop_map(|bytes| std::ffi::OsString::from_vec(bytes).into())
+    }
+
+    fn params() -> impl Strategy<Value = Params> {
+        let leaf = prop_oneof![
+            any::<i64>().prop_map(Value::from),
+            any::<bool>().prop_map(Value::from),
+            "[a-z]{0,8}".prop_map(Value::from),
+            vec(any::<u8>(), 0..8).prop_map(Value::from),
+        ];
+        let value = leaf.prop_recursive(3, 16, 4, |inner| {
+            prop_oneof![
+                vec(inner.clone(), 0..4).prop_map(Value::Array),
+                proptest::collection::btree_map("[a-z]{0,6}", inner, 0..4).prop_map(|map| {
+                    Value::Map(map.into_iter().map(|(key, value)| (key.into(), value)).collect())
+                }),
+            ]
+        });
+        proptest::collection::btree_map("[a-z]{0,8}", value, 0..4)
+            .prop_map(|map: BTreeMap<String, Value>| Params::of(&map).unwrap())
+    }
+
+    fn lowering() -> impl Strategy<Value = Vec<LoweringEntry>> {
+        let entry = ("[a-z.]{0,20}", any::<u32>(), any::<u32>(), params(), digest(), digest());
+        vec(
+            entry.prop_map(|(id, version, phase_code, params, param_digest, decl_digest)| {
+                LoweringEntry { id, version, phase_code, params, param_digest, decl_digest }
+            }),
+            0..5,
+        )
+    }
+
+    fn table() -> impl Strategy<Value = Vec<DescriptorSlot>> {
+        use DescriptorKind::{Directory, Pipe, Regular, Socket};
+        use DescriptorRole::{ReadRoot, Stdin, TargetExe, WriteRoot};
+        let role = prop::sample::select(vec![ReadRoot, WriteRoot, TargetExe, Stdin]);
+        let kind = prop::sample::select(vec![Directory, Regular, Socket, Pipe]);
+        vec(
+            (role, kind, any::<bool>(), any::<u32>()).prop_map(|(role, kind, writable, index)| {
+                let expected = DescriptorShape { kind, writable };
+                DescriptorSlot { role, expected, slot_index: index }
+            }),
+            0..6,
+        )
+    }
+
+    fn target() -> impl Strategy<Value = Target> {
+        let name = "[A-Za-z_]{1,8}".prop_map(OsText::from);
+        (vec(os_text(), 1..5), vec((name, os_text()), 0..4), any::<u32>())
+            .prop_map(|(argv, envp, exe_slot)| Target { argv, envp, exe_slot })
+    }
+
+    fn body() -> impl Strategy<Value = LaunchBody> {
+        let digests = (digest(), digest(), digest(), digest(), digest());
+        (digests, lowering(), table(), target()).prop_map(
+            |((attempt_id, plan_id, h_a, h_p, h_l), lowering, descriptor_table, target)| {
+                LaunchBody {
+                    attempt_id,
+                    plan_id,
+                    h_a,
+                    h_p,
+                    h_l,
+                    lowering,
+                    descriptor_table,
+                    target,
+                }
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn encode_then_decode_is_the_identity(body in body()) {
+            let bytes = encode(&body).unwrap();
+            prop_assert_eq!(&decode(&bytes).unwrap(), &body);
+        }
+
+        #[test]
+        fn decode_then_encode_is_the_identity(body in body(), at: prop::sample::Index, byte: u8) {
+            let mut bytes = encode(&body).unwrap();
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            if let Ok(decoded) = decode(&bytes) {
+                prop_assert_eq!(encode(&decoded).unwrap(), bytes);
+            }
+        }
+
+        #[test]
+        fn no_byte_string_panics(bytes in vec(any::<u8>(), 0..400)) {
+            let _ = decode(&bytes);
+        }
+    }
+
+    fn smallest() -> LaunchBody {
+        LaunchBody {
+            attempt_id: Digest::ZERO,
+            plan_id: Digest::ZERO,
+            h_a: Digest::ZERO,
+            h_p: Digest::ZERO,
+            h_l: Digest::ZERO,
+            lowering: vec![],
+            descriptor_table: vec![],
+            target: Target { argv: vec!["true".into()], ..Target::default() },
+        }
+    }
+
+    #[test]
+    fn unknown_and_missing_fields_are_named() {
+        let body = smallest();
+        let bytes = encode(&body).unwrap();
+        let Value::Map(mut fields) = ciborium::from_reader(&bytes[..]).unwrap() else { panic!() };
+        let first = fields.remove(0);
+        let error = decode(&encode_value(&Value::Map(fields.clone()))).unwrap_err();
+        assert!(error.to_string().contains("h_a"), "{error}");
+        fields.insert(0, first);
+        fields.push(("unknown_to_all_of_us".into(), 1.into()));
+        let error = decode(&encode_value(&Value::Map(fields))).unwrap_err();
+        assert!(error.to_string().contains("unknown_to_all_of_us"), "{error}");
+    }
+
+    #[test]
+    fn params_that_are_empty_are_left_out() {
+        let mut body = smallest();
+        let entry = |params| LoweringEntry {
+            id: "a".into(),
+            version: 1,
+            phase_code: 3,
+            params,
+            param_digest: Digest::ZERO,
+            decl_digest: Digest::ZERO,
+        };
+        body.lowering = vec![entry(Params::of(&BTreeMap::from([("k", 1)])).unwrap())];
+        let bytes = encode(&body).unwrap();
+        // The map {"k": 1} becomes {}: two bytes and the value's fewer.
+        let at = bytes.windows(4).position(|window| window == [0xa1, 0x61, b'k', 1]).unwrap();
+        let emptied = [&bytes[..at], &[0xa0], &bytes[at + 4..]].concat();
+        assert!(matches!(decode(&emptied), Err(WireError::Shape(_))));
+    }
+
+    #[test]
+    fn the_limits_of_the_protocol_are_enforced_both_ways() {
+        let mut body = smallest();
+        body.target.argv = vec![];
+        assert!(encode(&body).is_err());
+        for (name, value) in [("", "x"), ("A=B", "x"), ("A", "x\0y")] {
+            let mut body = smallest();
+            body.target.envp = vec![(name.into(), value.into())];
+            assert!(matches!(encode(&body), Err(WireError::String { .. })), "{name:?}={value:?}");
+        }
+        let mut body = smallest();
+        body.target.argv.push("x".repeat(MAX_STRING_LEN).into());
+        encode(&body).unwrap();
+        body.target.argv.push("x".repeat(MAX_STRING_LEN + 1).into());
+        assert!(matches!(encode(&body), Err(WireError::String { .. })));
+        let mut body = smallest();
+        let expected = DescriptorShape { kind: DescriptorKind::Pipe, writable: false };
+        let slot = |slot_index| DescriptorSlot { role: DescriptorRole::ReadRoot, expected, slot_index };
+        body.descriptor_table = (0..1025).map(slot).collect();
+        let error = WireError::Limit { what: "slots", found: 1025, limit: 1024 };
+        assert_eq!(encode(&body).unwrap_err(), error);
+    }
+}
