@@ -1,0 +1,257 @@
+//! The window between clone and exec: a loop over system calls, and the clone that enters it.
+//!
+//! The child shares its parent's memory (`CLONE_VM`) and has a stack of its own. What it may do there
+//! is what a signal handler may do, and less: no allocation, no lock, no panic, no thread-local
+//! (`errno` is one), no destructor. So this crate is `no_std`, has no dependency, makes its system
+//! calls itself, and refers to no symbol of another object; a test holds `nm -u` of it to that. The
+//! list of what is forbidden here, and why, is that of [signal-safety(7)], [vfork(2)] and the CAVEATS
+//! of [clone(2)].
+//!
+//! [signal-safety(7)]: https://man7.org/linux/man-pages/man7/signal-safety.7.html
+//! [vfork(2)]: https://man7.org/linux/man-pages/man2/vfork.2.html
+//! [clone(2)]: https://man7.org/linux/man-pages/man2/clone.2.html
+
+#![no_std]
+#![deny(missing_docs)]
+
+use core::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
+
+mod arch;
+
+const EINTR: isize = -4;
+const SIGCHLD: u64 = 17;
+const CLONE_VM: u64 = 0x100;
+const CLONE_VFORK: u64 = 0x4000;
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// An argument, ready for its register.
+#[derive(Debug, Clone, Copy)]
+pub enum Word {
+    /// This value.
+    Value(usize),
+    /// What the step at this place returned.
+    Result(usize),
+}
+
+/// What a call must return for the child to go on.
+#[derive(Debug, Clone, Copy)]
+pub enum Expect<'a> {
+    /// This value.
+    Value(isize),
+    /// No error.
+    NonNegative,
+    /// No error, or one of these errnos.
+    Tolerate(&'a [i32]),
+}
+
+impl Expect<'_> {
+    fn admits(self, result: isize) -> bool {
+        match self {
+            Self::Value(value) => result == value,
+            Self::NonNegative => result >= 0,
+            Self::Tolerate(errnos) => {
+                result >= 0 || errnos.iter().any(|errno| result == -(*errno as isize))
+            }
+        }
+    }
+}
+
+/// One system call.
+#[derive(Debug)]
+pub struct Step<'a> {
+    number: usize,
+    args: [Word; 6],
+    expect: Expect<'a>,
+    result: AtomicIsize,
+}
+
+impl<'a> Step<'a> {
+    /// A call that has yet to be made.
+    pub fn new(number: usize, args: [Word; 6], expect: Expect<'a>) -> Self {
+        Self { number, args, expect, result: AtomicIsize::new(0) }
+    }
+
+    /// The call's number.
+    pub fn number(&self) -> usize {
+        self.number
+    }
+
+    /// The call's arguments.
+    pub fn args(&self) -> &[Word; 6] {
+        &self.args
+    }
+}
+
+/// What the child runs, and where it counts.
+#[derive(Debug)]
+pub struct Window<'a> {
+    /// The calls, in order.
+    pub steps: &'a [Step<'a>],
+    /// How many of them returned what was expected.
+    pub done: &'a AtomicUsize,
+    /// Where a [`Failure`] is written.
+    pub report_fd: i32,
+}
+
+/// What a child that stops writes: errno, then the place of the step, each 32 bits in the machine's
+/// byte order. A result that is neither an error nor what was expected counts as `EPROTO`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Failure {
+    /// The error of the call.
+    pub errno: i32,
+    /// The place of the call among the steps.
+    pub step: u32,
+}
+
+impl Failure {
+    /// The bytes of a record.
+    pub const LEN: usize = 8;
+
+    /// Reads a record.
+    ///
+    /// ```
+    /// use portcullis_child::Failure;
+    ///
+    /// let failure = Failure::from_bytes([1, 0, 0, 0, 2, 0, 0, 0]);
+    /// assert_eq!(failure, Failure { errno: 1, step: 2 });
+    /// ```
+    pub fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
+        let [a, b, c, d, e, f, g, h] = bytes;
+        Self { errno: i32::from_ne_bytes([a, b, c, d]), step: u32::from_ne_bytes([e, f, g, h]) }
+    }
+}
+
+/// Makes the calls of `window` in order, and ends the process: by the exec that is the last of them,
+/// with status 0 where none is, with status 127 after a failure.
+///
+/// # Safety
+///
+/// The steps' arguments must be good for their calls: addresses of memory that lives until the
+/// process execs or ends, and that nothing else uses meanwhile where the call writes to it. The
+/// process must have nothing left to do.
+pub unsafe fn run(window: &Window<'_>) -> ! {
+    for (place, step) in window.steps.iter().enumerate() {
+        let word = |word: &Word| match *word {
+            Word::Value(value) => value,
+            Word::Result(place) => match window.steps.get(place) {
+                Some(earlier) => earlier.result.load(Ordering::Relaxed).cast_unsigned(),
+                None => 0,
+            },
+        };
+        let [a, b, c, d, e, f] = &step.args;
+        let args = [word(a), word(b), word(c), word(d), word(e), word(f)];
+        let result = loop {
+            // SAFETY: the caller answers for the arguments.
+            let result = unsafe { arch::syscall(step.number, args) };
+            if result != EINTR {
+                break result;
+            }
+        };
+        step.result.store(result, Ordering::Relaxed);
+        if !step.expect.admits(result) {
+            // SAFETY: the process has nothing left to do, by the caller's word.
+            unsafe { fail(window.report_fd, place, result) }
+        }
+        window.done.store(place + 1, Ordering::Release);
+    }
+    // SAFETY: as above.
+    unsafe { exit(0) }
+}
+
+unsafe fn fail(report_fd: i32, place: usize, result: isize) -> ! {
+    const EPROTO: i32 = 71;
+    let errno = if (-4095..0).contains(&result) { -(result as i32) } else { EPROTO };
+    let failure = Failure { errno, step: place as u32 };
+    let record = (&raw const failure) as usize;
+    let args = [report_fd as usize, record, Failure::LEN, 0, 0, 0];
+    // SAFETY: `record` is the address of as many bytes as are written, on this stack.
+    while unsafe { arch::syscall(arch::WRITE, args) } == EINTR {}
+    // SAFETY: the caller's.
+    unsafe { exit(127) }
+}
+
+unsafe fn exit(status: usize) -> ! {
+    loop {
+        // SAFETY: the call takes no address, and does not return.
+        unsafe { arch::syscall(arch::EXIT_GROUP, [status, 0, 0, 0, 0, 0]) };
+    }
+}
+
+/// `struct clone_args` of [clone(2)](https://man7.org/linux/man-pages/man2/clone.2.html), as of
+/// Linux 5.7.
+#[derive(Debug, Default)]
+#[repr(C)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// How the child is made.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CloneOptions {
+    /// `CLONE_NEW…` flags.
+    pub namespaces: u64,
+    /// The cgroup that it is born in.
+    pub cgroup: Option<i32>,
+    /// Whether the parent runs on while the child does. Otherwise it waits for the exec or the end.
+    pub concurrent: bool,
+}
+
+/// Makes a child that [runs](run) `window` on `stack`, in the memory of this process, and returns its
+/// pid.
+///
+/// # Errors
+///
+/// The errno of clone3.
+///
+/// # Safety
+///
+/// - All signals must be blocked: a handler that ran in the child would run in the parent's memory.
+/// - `window` and `stack`, and all that [`run`] asks of the window, must live until the child has
+///   exec'd or ended; with `concurrent` that is after this function has returned.
+/// - `stack` must be used by nothing else meanwhile. 16 KiB are plenty: the frames are those of this
+///   crate alone.
+pub unsafe fn spawn(
+    window: &Window<'_>,
+    options: CloneOptions,
+    stack: &mut [u8],
+) -> Result<i32, i32> {
+    let base = stack.as_mut_ptr() as u64;
+    // Both architectures want the top of a stack aligned to 16 bytes.
+    let top = (base + stack.len() as u64) & !15;
+    let mut args = CloneArgs {
+        flags: options.namespaces | CLONE_VM,
+        exit_signal: SIGCHLD,
+        stack: base,
+        stack_size: top - base,
+        ..CloneArgs::default()
+    };
+    if !options.concurrent {
+        args.flags |= CLONE_VFORK;
+    }
+    if let Some(cgroup) = options.cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = cgroup as u64;
+    }
+    let window = core::ptr::from_ref(window).cast();
+    // SAFETY: the arguments are a valid clone_args, the child's stack is its own, `enter` never
+    // returns, and the caller answers for the rest.
+    let result = unsafe { arch::clone3(&raw const args, size_of::<CloneArgs>(), enter, window) };
+    if result < 0 { Err(-(result as i32)) } else { Ok(result as i32) }
+}
+
+/// The child's first instruction in Rust.
+unsafe extern "C" fn enter(window: *const ()) -> ! {
+    // SAFETY: `spawn` passed the address of a window that lives until the child execs or ends.
+    unsafe { run(&*window.cast::<Window<'_>>()) }
+}
