@@ -28,7 +28,7 @@
 //!
 //! 1.85.
 
-#![deny(missing_docs)]
+#![deny(missing_docs, unsafe_code)]
 
 pub mod descriptor;
 mod digest;

@@ -102,7 +102,7 @@ impl<'a> Lowering<'a> {
     ///
     /// # Errors
     ///
-    /// A refusal, PlanInvalid: parameters name a slot that no row of the table declares.
+    /// A refusal, `PlanInvalid`: parameters name a slot that no row of the table declares.
     pub fn slot(&self, index: u32) -> Result<OpenSlot<'a>, Stop> {
         let found = self.slots.iter().find(|open| open.slot.slot_index == index);
         found.copied().ok_or_else(|| {
@@ -215,11 +215,17 @@ mod tests {
 
     #[test]
     fn the_gaps_and_what_is_kept_are_all_fds_and_share_none() {
-        for kept in [&[0, 1, 2][..], &[0, 1, 2, 3], &[0, 1, 2, 10, 11, 40], &[0, 1, 2, 2, 5, 5], &[5]] {
+        for kept in
+            [&[0, 1, 2][..], &[0, 1, 2, 3], &[0, 1, 2, 10, 11, 40], &[0, 1, 2, 2, 5, 5], &[5]]
+        {
             let gaps = gaps(kept);
             for fd in 0..100 {
                 let closed = gaps.iter().any(|&(first, last)| first <= fd && fd <= last);
-                assert_eq!(closed, !kept.contains(&(fd.cast_signed())), "fd {fd} of {kept:?}");
+                assert_eq!(
+                    closed,
+                    !kept.contains(&(i32::try_from(fd).unwrap())),
+                    "fd {fd} of {kept:?}"
+                );
             }
             assert_eq!(gaps.last().unwrap().1, u32::MAX);
         }
@@ -232,16 +238,14 @@ mod tests {
         lowering.keep_borrowed(&10);
         lowering.close_all_but_kept();
         let first = lowering.push(Op::parent_is_alive());
+        #[allow(unsafe_code, reason = "no constructor takes a result that this test can look at")]
         // SAFETY: the op is looked at, never run.
         let op = unsafe { Op::raw("getpgid", 121, vec![Arg::Result(first)], Expect::NonNegative) };
         lowering.push(op);
         let lowered = lowering.finish(vec![Op::empty_signal_mask()]);
         let ops = lowered.program.ops();
         let names: Vec<_> = ops.iter().map(|(_, op)| op.name()).collect();
-        assert_eq!(
-            names,
-            ["rt_sigprocmask", "close_range", "close_range", "getppid", "getpgid"]
-        );
+        assert_eq!(names, ["rt_sigprocmask", "close_range", "close_range", "getppid", "getpgid"]);
         let Arg::Result(id) = &ops[4].1.args()[0] else { panic!() };
         assert_eq!(id.index(), 3);
     }

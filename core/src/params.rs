@@ -38,7 +38,6 @@ impl Params {
         match Value::serialized(value).map_err(|error| ParamsError(error.to_string()))? {
             Value::Null => Ok(Self::default()),
             Value::Map(mut entries) => {
-                entries.iter_mut().for_each(|(_, value)| sort(value));
                 sort_map(&mut entries);
                 Ok(Self(entries))
             }
@@ -72,7 +71,11 @@ impl Params {
 
     /// The digest of the encoding; all zeros where the map is empty, and so absent from the wire.
     pub fn digest(&self) -> Digest {
-        if self.0.is_empty() { Digest::ZERO } else { Digest::of(&encode(&Value::Map(self.0.clone()))) }
+        if self.0.is_empty() {
+            Digest::ZERO
+        } else {
+            Digest::of(&encode(&Value::Map(self.0.clone())))
+        }
     }
 }
 
@@ -92,15 +95,15 @@ pub(crate) fn encode(value: &impl Serialize) -> Vec<u8> {
 
 /// RFC 8949 §4.2.1: the keys of a map in the bytewise order of their encodings.
 fn sort_map(entries: &mut [(Value, Value)]) {
+    for (_, value) in entries.iter_mut() {
+        sort(value);
+    }
     entries.sort_by_cached_key(|(key, _)| encode(key));
 }
 
 fn sort(value: &mut Value) {
     match value {
-        Value::Map(entries) => {
-            entries.iter_mut().for_each(|(_, value)| sort(value));
-            sort_map(entries);
-        }
+        Value::Map(entries) => sort_map(entries),
         Value::Array(values) => values.iter_mut().for_each(sort),
         _ => {}
     }

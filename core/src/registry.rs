@@ -198,9 +198,6 @@ pub(crate) mod tests {
     fn a_duplicate_is_an_error_that_names_both_places() {
         let twice = [declaration("a", Phase::Policy, 0), declaration("a", Phase::Launch, 0)];
         let error = registry(&twice).unwrap_err();
-        assert_eq!(
-            error,
-            DuplicateId { id: "a", first: "a.rs:0".into(), second: "a.rs:1".into() }
-        );
+        assert_eq!(error, DuplicateId { id: "a", first: "a.rs:0".into(), second: "a.rs:1".into() });
     }
 }

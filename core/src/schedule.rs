@@ -47,12 +47,14 @@ impl<'a> Schedule<'a> {
             let declared = mechanism.declaration();
             if entry.version != declared.version {
                 let (asked, known) = (entry.version, declared.version);
-                let detail = format!("{id}: version {asked} is asked for, and this is version {known}");
+                let detail =
+                    format!("{id}: version {asked} is asked for, and this is version {known}");
                 return refuse(RefusalReason::MissingPrimitive, detail);
             }
             let (asked, known) = (entry.phase_code, declared.phase.code());
             if asked != known {
-                let detail = format!("{id}: phase code {asked} is asked for, and its phase is {known}");
+                let detail =
+                    format!("{id}: phase code {asked} is asked for, and its phase is {known}");
                 return refuse(RefusalReason::MissingPrimitive, detail);
             }
             scheduled.push(Scheduled { entry, mechanism });
@@ -201,7 +203,8 @@ mod tests {
     fn a_requirement_that_is_not_met_is_a_fault_with_its_note() {
         let registry = registry(&declarations()).unwrap();
         let alone = entries(&["needy", SCRUB, EXEC]);
-        let fault = Schedule::classify(&alone, &registry).unwrap().check_requirements().unwrap_err();
+        let fault =
+            Schedule::classify(&alone, &registry).unwrap().check_requirements().unwrap_err();
         assert_eq!(fault.note, Some("base=missing"));
         let both = entries(&["needy", "base", SCRUB, EXEC]);
         assert_eq!(Schedule::classify(&both, &registry).unwrap().check_requirements(), Ok(()));

@@ -213,7 +213,8 @@ impl Readiness<'_> {
     /// the observed schedule the plan's.
     pub fn ready_to_exec(&self) -> bool {
         use PhaseResult::{Applied, Faulted, Refused};
-        let none_failed = !self.phases.iter().any(|(_, result)| matches!(result, Refused | Faulted));
+        let none_failed =
+            !self.phases.iter().any(|(_, result)| matches!(result, Refused | Faulted));
         let scrubbed = self.phases.contains(&(PhaseGroup::AmbientAuthority, Applied));
         self.child_created && none_failed && scrubbed && self.schedule_matches
     }
@@ -240,9 +241,10 @@ mod tests {
         use LauncherState::{SetupFaulted, SetupRefused};
         for &from in LauncherState::ALL {
             for &to in LauncherState::ALL {
-                let step = to as usize == from as usize + 1 && to < SetupRefused;
-                let stop = matches!(to, SetupRefused | SetupFaulted);
-                assert_eq!(from.may_precede(to), !from.is_terminal() && (step || stop), "{from} {to}");
+                let next = to as usize == from as usize + 1 && to < SetupRefused;
+                let stops = matches!(to, SetupRefused | SetupFaulted);
+                let allowed = !from.is_terminal() && (next || stops);
+                assert_eq!(from.may_precede(to), allowed, "{from} {to}");
             }
         }
     }

@@ -134,9 +134,9 @@ impl Transcript {
             self.notes.push(note.to_owned());
             return Ok(None);
         }
-        let state: LauncherState = line.parse().map_err(|UnknownName(line)| {
-            UnknownName(line.chars().take(80).collect())
-        })?;
+        let state: LauncherState = line
+            .parse()
+            .map_err(|UnknownName(line)| UnknownName(line.chars().take(80).collect()))?;
         let after = self.states.last().copied();
         let allowed = match after {
             None => state == LauncherState::LauncherStarted,
@@ -217,15 +217,21 @@ mod tests {
         for states in [
             &[LauncherState::IdentityVerified][..],
             &[LauncherState::LauncherStarted, LauncherState::PlanVerified],
-            &[LauncherState::LauncherStarted, LauncherState::SetupRefused, LauncherState::SetupFaulted],
+            &[
+                LauncherState::LauncherStarted,
+                LauncherState::SetupRefused,
+                LauncherState::SetupFaulted,
+            ],
         ] {
-            let text: String = states.iter().map(|state| format!("{state}\n")).collect();
-            let error = Transcript::parse(text.as_bytes()).unwrap_err();
+            let lines: Vec<_> = states.iter().map(|state| state.name()).collect();
+            let error = Transcript::parse(lines.join("\n").as_bytes()).unwrap_err();
             assert!(matches!(error, TranscriptError::OutOfOrder { .. }));
             let states = states.to_vec();
             let write = move || {
                 let mut writer = TranscriptWriter::new(Vec::new());
-                states.iter().for_each(|state| writer.state(*state));
+                for state in states {
+                    writer.state(state);
+                }
             };
             assert!(std::panic::catch_unwind(write).is_err());
         }

@@ -54,7 +54,8 @@ impl<'a> Cursor<'a> {
                 return self.wrong("an indefinite length or a reserved form");
             }
         };
-        let argument = self.take(width)?.iter().fold(0, |value, byte| value << 8 | u64::from(*byte));
+        let argument =
+            self.take(width)?.iter().fold(0, |value, byte| value << 8 | u64::from(*byte));
         if argument < least {
             self.at = start;
             return self.wrong("a number that is not in its shortest form");

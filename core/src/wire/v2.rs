@@ -348,7 +348,8 @@ mod tests {
         assert!(matches!(encode(&body), Err(WireError::String { .. })));
         let mut body = smallest();
         let expected = DescriptorShape { kind: DescriptorKind::Pipe, writable: false };
-        let slot = |slot_index| DescriptorSlot { role: DescriptorRole::ReadRoot, expected, slot_index };
+        let slot =
+            |slot_index| DescriptorSlot { role: DescriptorRole::ReadRoot, expected, slot_index };
         body.descriptor_table = (0..1025).map(slot).collect();
         let error = WireError::Limit { what: "slots", found: 1025, limit: 1024 };
         assert_eq!(encode(&body).unwrap_err(), error);

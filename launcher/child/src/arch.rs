@@ -7,10 +7,10 @@ use super::CloneArgs;
 pub(crate) type Entry = unsafe extern "C" fn(*const ()) -> !;
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86_64::{EXIT_GROUP, WRITE, clone3, syscall};
+pub(crate) use x86_64::{EXIT_GROUP, WRITE, clone3, syscall, trap};
 
 #[cfg(target_arch = "aarch64")]
-pub(crate) use aarch64::{EXIT_GROUP, WRITE, clone3, syscall};
+pub(crate) use aarch64::{EXIT_GROUP, WRITE, clone3, syscall, trap};
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 compile_error!("portcullis-child knows the system call instructions of x86_64 and aarch64");
@@ -47,11 +47,17 @@ mod x86_64 {
         result
     }
 
+    /// Ends the process by a signal: an undefined instruction.
+    pub(crate) fn trap() -> ! {
+        // SAFETY: the instruction raises SIGILL, and nothing after it runs.
+        unsafe { asm!("ud2", options(noreturn, nostack)) }
+    }
+
     /// clone3; the child calls `entry(argument)` on the stack that `args` names.
     ///
     /// # Safety
     ///
-    /// `args` must be a valid clone_args of `size` bytes with a stack that is the child's own.
+    /// `args` must be a valid `clone_args` of `size` bytes with a stack that is the child's own.
     pub(crate) unsafe fn clone3(
         args: *const CloneArgs,
         size: usize,
@@ -116,11 +122,17 @@ mod aarch64 {
         result
     }
 
+    /// Ends the process by a signal: a breakpoint that nobody set.
+    pub(crate) fn trap() -> ! {
+        // SAFETY: the instruction raises SIGTRAP, and nothing after it runs.
+        unsafe { asm!("brk #1", options(noreturn, nostack)) }
+    }
+
     /// clone3; the child calls `entry(argument)` on the stack that `args` names.
     ///
     /// # Safety
     ///
-    /// `args` must be a valid clone_args of `size` bytes with a stack that is the child's own.
+    /// `args` must be a valid `clone_args` of `size` bytes with a stack that is the child's own.
     pub(crate) unsafe fn clone3(
         args: *const CloneArgs,
         size: usize,

@@ -13,6 +13,11 @@
 
 #![no_std]
 #![deny(missing_docs)]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a register's bits are handed on as they are; a checked conversion can panic"
+)]
 
 use core::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
 
@@ -22,6 +27,8 @@ const EINTR: isize = -4;
 const SIGCHLD: u64 = 17;
 const CLONE_VM: u64 = 0x100;
 const CLONE_VFORK: u64 = 0x4000;
+/// Linux 5.5: the child starts with the default action for each signal that its parent handles.
+const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// An argument, ready for its register.
@@ -74,6 +81,12 @@ impl<'a> Step<'a> {
     /// The call's number.
     pub fn number(&self) -> usize {
         self.number
+    }
+
+    /// What the call returned, or a negated errno; zero where it has yet to be made, and for an exec
+    /// that succeeded.
+    pub fn result(&self) -> isize {
+        self.result.load(Ordering::Acquire)
     }
 
     /// The call's arguments.
@@ -135,7 +148,7 @@ pub unsafe fn run(window: &Window<'_>) -> ! {
         let word = |word: &Word| match *word {
             Word::Value(value) => value,
             Word::Result(place) => match window.steps.get(place) {
-                Some(earlier) => earlier.result.load(Ordering::Relaxed).cast_unsigned(),
+                Some(earlier) => earlier.result.load(Ordering::Relaxed) as usize,
                 None => 0,
             },
         };
@@ -148,7 +161,7 @@ pub unsafe fn run(window: &Window<'_>) -> ! {
                 break result;
             }
         };
-        step.result.store(result, Ordering::Relaxed);
+        step.result.store(result, Ordering::Release);
         if !step.expect.admits(result) {
             // SAFETY: the process has nothing left to do, by the caller's word.
             unsafe { fail(window.report_fd, place, result) }
@@ -172,10 +185,9 @@ unsafe fn fail(report_fd: i32, place: usize, result: isize) -> ! {
 }
 
 unsafe fn exit(status: usize) -> ! {
-    loop {
-        // SAFETY: the call takes no address, and does not return.
-        unsafe { arch::syscall(arch::EXIT_GROUP, [status, 0, 0, 0, 0, 0]) };
-    }
+    // SAFETY: the call takes no address, and does not return unless a seccomp filter denies it.
+    unsafe { arch::syscall(arch::EXIT_GROUP, [status, 0, 0, 0, 0, 0]) };
+    arch::trap()
 }
 
 /// `struct clone_args` of [clone(2)](https://man7.org/linux/man-pages/man2/clone.2.html), as of
@@ -216,7 +228,8 @@ pub struct CloneOptions {
 ///
 /// # Safety
 ///
-/// - All signals must be blocked: a handler that ran in the child would run in the parent's memory.
+/// - All signals should be blocked, for the child starts with the caller's mask and its program says
+///   when that ends.
 /// - `window` and `stack`, and all that [`run`] asks of the window, must live until the child has
 ///   exec'd or ended; with `concurrent` that is after this function has returned.
 /// - `stack` must be used by nothing else meanwhile. 16 KiB are plenty: the frames are those of this
@@ -230,7 +243,7 @@ pub unsafe fn spawn(
     // Both architectures want the top of a stack aligned to 16 bytes.
     let top = (base + stack.len() as u64) & !15;
     let mut args = CloneArgs {
-        flags: options.namespaces | CLONE_VM,
+        flags: options.namespaces | CLONE_VM | CLONE_CLEAR_SIGHAND,
         exit_signal: SIGCHLD,
         stack: base,
         stack_size: top - base,

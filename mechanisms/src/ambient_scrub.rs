@@ -1,0 +1,89 @@
+//! `linux.ambient.scrub.v1`: no inherited file descriptor reaches the workload.
+//!
+//! Every fd but 0, 1, 2, the executable, the error pipe and what other mechanisms keep is closed with
+//! [close_range(2)], a call for each gap between them, the last without an end. So it closes fds that
+//! no listing would have shown, and costs the same with three of them as with ten thousand. A launch
+//! without it is refused.
+//!
+//! [close_range(2)]: https://man7.org/linux/man-pages/man2/close_range.2.html
+
+use portcullis_core::mechanism::{
+    Declaration, Host, Mechanism, OpenError, Opening, Phase, Repeat, Stop, Support,
+};
+use portcullis_core::{Lowering, Params};
+use serde::{Deserialize, Serialize};
+
+/// The lowering id.
+pub const ID: &str = "linux.ambient.scrub.v1";
+
+static DECLARATION: Declaration = Declaration {
+    id: ID,
+    version: 1,
+    phase: Phase::FdHygiene,
+    rank: 0,
+    rank_reason: "it is the whole of its phase",
+    repeat: Repeat::Once,
+    requires: &[],
+    summary: "closes every file descriptor that nothing keeps",
+    kernel_floor: "5.9",
+    params: "{}",
+    example: "{}",
+};
+
+/// It takes no parameters.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AmbientScrub {}
+
+struct Scrub;
+
+portcullis_core::register!(Scrub);
+
+impl Mechanism for Scrub {
+    fn declaration(&self) -> &'static Declaration {
+        &DECLARATION
+    }
+
+    fn open(&self, policy: &Params, _: &mut Opening) -> Result<Params, OpenError> {
+        policy.parse::<AmbientScrub>()?;
+        Ok(Params::default())
+    }
+
+    fn lower(&self, params: &Params, launch: &mut Lowering<'_>) -> Result<(), Stop> {
+        params.parse::<AmbientScrub>()?;
+        launch.close_all_but_kept();
+        Ok(())
+    }
+
+    fn probe(&self, host: &dyn Host) -> Support {
+        match host.rehearse(&mut |launch| self.lower(&Params::default(), launch)) {
+            Ok(()) => Support::Yes { detail: "close_range".into() },
+            Err(stop) => Support::No { why: format!("{stop}; close_range came with Linux 5.9") },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use portcullis_core::plan::Target;
+
+    use super::*;
+
+    #[test]
+    fn it_closes_the_gaps_between_what_is_kept() {
+        let target = Target::default();
+        let mut launch = Lowering::new(&target, &[]);
+        launch.keep_borrowed(&7);
+        Scrub.lower(&Params::default(), &mut launch).unwrap();
+        let lowered = launch.finish(vec![]);
+        let ops: Vec<_> = lowered.program.ops().iter().map(|(_, op)| op.to_string()).collect();
+        assert_eq!(ops, ["close_range(3, 6, 0) = 0", "close_range(8, ~0, 0) = 0"]);
+    }
+
+    #[test]
+    fn parameters_are_refused() {
+        let params = Params::of(&std::collections::BTreeMap::from([("keep", 1)])).unwrap();
+        let target = Target::default();
+        assert!(Scrub.lower(&params, &mut Lowering::new(&target, &[])).is_err());
+    }
+}

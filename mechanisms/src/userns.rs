@@ -1,0 +1,120 @@
+//! `linux.userns.enter.v1`: the workload lives in a user namespace of its own.
+//!
+//! Inside it is uid 0 and gid 0; outside it stays the launcher's effective uid and gid. The maps are
+//! written by the launcher after the clone, in the order that [user_namespaces(7)] demands of an
+//! unprivileged writer (`setgroups` denied before `gid_map`), and the child waits for them.
+//!
+//! [user_namespaces(7)]: https://man7.org/linux/man-pages/man7/user_namespaces.7.html
+
+use std::fs::OpenOptions;
+use std::io::Write;
+
+use portcullis_core::lowering::NoteTime;
+use portcullis_core::mechanism::{
+    ChildPid, Declaration, Fault, Host, Mechanism, OpenError, Opening, Phase, Repeat, Stop, Support,
+};
+use portcullis_core::{Lowering, Params};
+use serde::{Deserialize, Serialize};
+
+/// The lowering id.
+pub const ID: &str = "linux.userns.enter.v1";
+
+static DECLARATION: Declaration = Declaration {
+    id: ID,
+    version: 1,
+    phase: Phase::Namespace,
+    rank: 0,
+    rank_reason: "it owns the namespaces that are made with it",
+    repeat: Repeat::Once,
+    requires: &[],
+    summary: "a new user namespace, in which the workload is uid 0 and outside of which it is not",
+    kernel_floor: "5.3 (clone3)",
+    params: "{}",
+    example: "{}",
+};
+
+/// It takes no parameters.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UserNamespace {}
+
+struct Enter;
+
+portcullis_core::register!(Enter);
+
+impl Mechanism for Enter {
+    fn declaration(&self) -> &'static Declaration {
+        &DECLARATION
+    }
+
+    fn open(&self, policy: &Params, _: &mut Opening) -> Result<Params, OpenError> {
+        policy.parse::<UserNamespace>()?;
+        Ok(Params::default())
+    }
+
+    fn lower(&self, params: &Params, launch: &mut Lowering<'_>) -> Result<(), Stop> {
+        params.parse::<UserNamespace>()?;
+        launch.enter_namespaces(u64::from(libc::CLONE_NEWUSER.unsigned_abs()));
+        launch.rendezvous();
+        launch.note(NoteTime::Released, "user_namespace=mapped child_uid0_egid0");
+        Ok(())
+    }
+
+    fn attend(&self, _: &Params, child: ChildPid) -> Result<(), Fault> {
+        let uid = rustix::process::geteuid().as_raw();
+        let gid = rustix::process::getegid().as_raw();
+        let write = |file: &str, text: String| -> Result<(), Fault> {
+            let path = format!("/proc/{}/{file}", child.0);
+            let opened = OpenOptions::new().write(true).open(&path);
+            opened.and_then(|mut map| map.write_all(text.as_bytes())).map_err(|error| Fault {
+                what: format!("writing {text:?} to {path}: {error}"),
+                note: Some("user_namespace=map_write_failed fail_closed"),
+            })
+        };
+        write("uid_map", format!("0 {uid} 1"))?;
+        write("setgroups", "deny".into())?;
+        write("gid_map", format!("0 {gid} 1"))
+    }
+
+    fn probe(&self, host: &dyn Host) -> Support {
+        let attempt = host.rehearse(&mut |launch| {
+            launch.enter_namespaces(u64::from(libc::CLONE_NEWUSER.unsigned_abs()));
+            Ok(())
+        });
+        match attempt {
+            Ok(()) => Support::Yes { detail: "one uid and one gid are mapped".into() },
+            Err(stop) => Support::No {
+                why: format!(
+                    "{stop}; see user.max_user_namespaces, kernel.unprivileged_userns_clone and \
+                     kernel.apparmor_restrict_unprivileged_userns in sysctl"
+                ),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use portcullis_core::plan::Target;
+
+    use super::*;
+
+    #[test]
+    fn it_asks_for_the_namespace_and_for_a_rendezvous() {
+        let target = Target::default();
+        let mut launch = Lowering::new(&target, &[]);
+        Enter.lower(&Params::default(), &mut launch).unwrap();
+        let lowered = launch.finish(vec![]);
+        assert_eq!(lowered.clone.namespaces, 0x1000_0000);
+        assert!(lowered.clone.rendezvous);
+        assert!(lowered.program.ops().is_empty());
+    }
+
+    #[test]
+    fn maps_that_cannot_be_written_are_a_fault_with_the_protocols_note() {
+        // No process has the pid -1, so there is nothing at its path.
+        let fault = Enter.attend(&Params::default(), ChildPid(-1)).unwrap_err();
+        assert_eq!(fault.note, Some("user_namespace=map_write_failed fail_closed"));
+        assert!(fault.what.contains("uid_map"), "{}", fault.what);
+    }
+}
