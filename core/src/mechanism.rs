@@ -52,7 +52,7 @@ impl fmt::Display for Phase {
 }
 
 /// How often a plan may schedule a mechanism.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum Repeat {
     /// Once: a second entry contradicts the first.
     Once,
@@ -61,7 +61,7 @@ pub enum Repeat {
 }
 
 /// Another mechanism without which this one must not run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Requirement {
     /// The other's lowering id.
     pub id: &'static str,
@@ -72,7 +72,7 @@ pub struct Requirement {
 }
 
 /// What a mechanism declares of itself: constant, and the same in the supervisor and the launcher.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Declaration {
     /// The lowering id, `linux.<what>.<verb>.v<n>`.
     pub id: &'static str,

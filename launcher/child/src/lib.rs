@@ -40,42 +40,75 @@ pub enum Word {
     Result(usize),
 }
 
+/// A set of errnos, which end at 133.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Errnos([u64; 3]);
+
+impl Errnos {
+    /// The set of these errnos; one beyond the last there is, is left out.
+    ///
+    /// ```
+    /// use portcullis_child::Errnos;
+    ///
+    /// let set = Errnos::of(&[1, 133]);
+    /// assert!(set.contains(133) && !set.contains(2) && !set.contains(-1));
+    /// ```
+    pub fn of(errnos: &[i32]) -> Self {
+        let mut set = Self::default();
+        for errno in errnos {
+            if let Some(word) = set.0.get_mut(*errno as usize / 64) {
+                *word |= 1 << (errno % 64);
+            }
+        }
+        set
+    }
+
+    /// Whether `errno` is one of them.
+    pub fn contains(self, errno: isize) -> bool {
+        match self.0.get(errno as usize / 64) {
+            Some(word) => word >> (errno % 64) & 1 == 1,
+            None => false,
+        }
+    }
+}
+
 /// What a call must return for the child to go on.
 #[derive(Debug, Clone, Copy)]
-pub enum Expect<'a> {
+pub enum Expect {
     /// This value.
     Value(isize),
     /// No error.
     NonNegative,
     /// No error, or one of these errnos.
-    Tolerate(&'a [i32]),
+    Tolerate(Errnos),
 }
 
-impl Expect<'_> {
+impl Expect {
     fn admits(self, result: isize) -> bool {
         match self {
             Self::Value(value) => result == value,
             Self::NonNegative => result >= 0,
-            Self::Tolerate(errnos) => {
-                result >= 0 || errnos.iter().any(|errno| result == -(*errno as isize))
-            }
+            Self::Tolerate(errnos) => result >= 0 || errnos.contains(-result),
         }
     }
 }
 
+/// No system call returns it: errors end at -4095.
+const NOT_MADE: isize = isize::MIN;
+
 /// One system call.
 #[derive(Debug)]
-pub struct Step<'a> {
+pub struct Step {
     number: usize,
     args: [Word; 6],
-    expect: Expect<'a>,
+    expect: Expect,
     result: AtomicIsize,
 }
 
-impl<'a> Step<'a> {
+impl Step {
     /// A call that has yet to be made.
-    pub fn new(number: usize, args: [Word; 6], expect: Expect<'a>) -> Self {
-        Self { number, args, expect, result: AtomicIsize::new(0) }
+    pub fn new(number: usize, args: [Word; 6], expect: Expect) -> Self {
+        Self { number, args, expect, result: AtomicIsize::new(NOT_MADE) }
     }
 
     /// The call's number.
@@ -83,10 +116,13 @@ impl<'a> Step<'a> {
         self.number
     }
 
-    /// What the call returned, or a negated errno; zero where it has yet to be made, and for an exec
-    /// that succeeded.
-    pub fn result(&self) -> isize {
-        self.result.load(Ordering::Acquire)
+    /// What the call returned, or a negated errno; `None` where it has yet to return, which an exec
+    /// that succeeded never does.
+    pub fn result(&self) -> Option<isize> {
+        match self.result.load(Ordering::Acquire) {
+            NOT_MADE => None,
+            result => Some(result),
+        }
     }
 
     /// The call's arguments.
@@ -96,10 +132,10 @@ impl<'a> Step<'a> {
 }
 
 /// What the child runs, and where it counts.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Window<'a> {
     /// The calls, in order.
-    pub steps: &'a [Step<'a>],
+    pub steps: &'a [Step],
     /// How many of them returned what was expected.
     pub done: &'a AtomicUsize,
     /// Where a [`Failure`] is written.
@@ -208,8 +244,11 @@ struct CloneArgs {
     cgroup: u64,
 }
 
+/// Bytes of a child's stack that are plenty: its frames are those of this crate alone.
+pub const STACK_LEN: usize = 16 << 10;
+
 /// How the child is made.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CloneOptions {
     /// `CLONE_NEW…` flags.
     pub namespaces: u64,
@@ -230,18 +269,21 @@ pub struct CloneOptions {
 ///
 /// - All signals should be blocked, for the child starts with the caller's mask and its program says
 ///   when that ends.
-/// - `window` and `stack`, and all that [`run`] asks of the window, must live until the child has
+/// - `stack`, what the window refers to, and all that [`run`] asks of it, must live until the child has
 ///   exec'd or ended; with `concurrent` that is after this function has returned.
-/// - `stack` must be used by nothing else meanwhile. 16 KiB are plenty: the frames are those of this
-///   crate alone.
+/// - `stack` must be used by nothing else meanwhile, and have [`STACK_LEN`] bytes or more.
 pub unsafe fn spawn(
-    window: &Window<'_>,
+    window: Window<'_>,
     options: CloneOptions,
     stack: &mut [u8],
 ) -> Result<i32, i32> {
     let base = stack.as_mut_ptr() as u64;
-    // Both architectures want the top of a stack aligned to 16 bytes.
-    let top = (base + stack.len() as u64) & !15;
+    // The child's copy of the window lies above its frames, so that it outlives the parent's. Both
+    // architectures want the top of a stack aligned to 16 bytes.
+    let top = (base + (stack.len() - size_of::<Window<'_>>()) as u64) & !15;
+    let place = top as *mut Window<'_>;
+    // SAFETY: the place is within the stack, aligned, and nobody's yet.
+    unsafe { place.write(window) };
     let mut args = CloneArgs {
         flags: options.namespaces | CLONE_VM | CLONE_CLEAR_SIGHAND,
         exit_signal: SIGCHLD,
@@ -256,7 +298,7 @@ pub unsafe fn spawn(
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = cgroup as u64;
     }
-    let window = core::ptr::from_ref(window).cast();
+    let window = place.cast_const().cast();
     // SAFETY: the arguments are a valid clone_args, the child's stack is its own, `enter` never
     // returns, and the caller answers for the rest.
     let result = unsafe { arch::clone3(&raw const args, size_of::<CloneArgs>(), enter, window) };

@@ -1,0 +1,449 @@
+//! The run: from a plan on an fd to a workload that is confined, in the protocol's order.
+
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::process::ExitCode;
+
+use portcullis_child::CloneOptions;
+use portcullis_core::Lowering;
+use portcullis_core::descriptor::{
+    DescriptorKind, DescriptorShape, DescriptorSlot, DescriptorTable,
+};
+use portcullis_core::lowering::{Lowered, NoteTime, OpenSlot};
+use portcullis_core::mechanism::{ChildPid, Fault, Refusal, Stop};
+use portcullis_core::plan::LaunchPlan;
+use portcullis_core::program::{Op, Owner, Program};
+use portcullis_core::registry::Registry;
+use portcullis_core::schedule::Schedule;
+use portcullis_core::state::{
+    LauncherState, PhaseGroup, PhaseOutcome, PhaseResult, Readiness, RefusalReason,
+    confinement_installed,
+};
+use portcullis_core::transcript::TranscriptWriter;
+use rustix::fs::{OFlags, fcntl_getfl, fstat};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Signal, WaitStatus};
+use tracing::info_span;
+
+use crate::process::{self, Child, Progress};
+use crate::wiring::{self, Channels, Control};
+use crate::{FAULTED, REFUSED, explain, sys, trace};
+
+/// What a plan was handed over for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To launch it.
+    Launch,
+    /// To say what the launch would do.
+    Explain,
+}
+
+/// Runs a launch to its end and says with which status the launcher exits.
+pub(crate) fn run(purpose: Purpose) -> ExitCode {
+    // 0, 1 and 2 belong to the workload: not even a panic, which aborts, writes there.
+    std::panic::set_hook(Box::new(|_| {}));
+    trace::start();
+    if purpose == Purpose::Explain {
+        return match launch(&mut TranscriptWriter::new(io::sink()), purpose) {
+            Ok(_) => ExitCode::SUCCESS,
+            Err(stop) => {
+                eprintln!("portcullis-launcher: {stop}");
+                status(&stop)
+            }
+        };
+    }
+    // 1. The control channel, without which there is nobody to tell but standard error.
+    let control = match wiring::control() {
+        Ok(control) => control,
+        Err(fault) => {
+            eprintln!("portcullis-launcher: {fault}");
+            return FAULTED.into();
+        }
+    };
+    let mut transcript = TranscriptWriter::new(control);
+    transcript.state(LauncherState::LauncherStarted);
+    match launch(&mut transcript, purpose) {
+        Ok(child) => {
+            observe(&mut transcript, child);
+            ExitCode::SUCCESS
+        }
+        Err(stop) => {
+            tell(&mut transcript, &stop);
+            status(&stop)
+        }
+    }
+}
+
+/// Steps 2 to 14. The child that it returns has exec'd.
+#[allow(clippy::too_many_lines, reason = "the run is one story, told in the order it happens in")]
+fn launch<W: Write>(
+    transcript: &mut TranscriptWriter<W>,
+    purpose: Purpose,
+) -> Result<Option<Child>, Stop> {
+    // 2. One task: a second thread could change memory and fds while they are being verified.
+    only_task()?;
+
+    // 3. The plan.
+    let stage = info_span!("plan").entered();
+    let Channels { plan, error, error_read } = wiring::channels()?;
+    if wiring::may_block(plan) {
+        flush(transcript)?;
+    }
+    let bytes = wiring::read_plan(plan)?;
+    let plan = LaunchPlan::decode(&bytes).map_err(|error| invalid(&error))?;
+    let body = plan.body();
+
+    // 4. It is what it says it is.
+    plan.verify_identity()
+        .map_err(|error| Stop::refuse(RefusalReason::IdentityMismatch, error.to_string()))?;
+    transcript.state(LauncherState::IdentityVerified);
+    drop(stage);
+
+    // 5. Its table is one.
+    let stage = info_span!("schedule").entered();
+    let table = DescriptorTable::new(&body.descriptor_table).map_err(|error| invalid(&error))?;
+
+    // 6. Every entry is a mechanism that is linked into this launcher, and one of them is the exec.
+    let registry = Registry::collect().map_err(|error| Stop::fault(error.to_string()))?;
+    let schedule = Schedule::classify(&body.lowering, &registry).map_err(Stop::Refused)?;
+    transcript.state(LauncherState::PlanVerified);
+    drop(stage);
+
+    // 7. Every declared fd is there and is what it is declared as.
+    let stage = info_span!("handles").entered();
+    let slots = table.slots().iter().map(open_slot).collect::<Result<Vec<_>, Stop>>()?;
+    transcript.state(LauncherState::HandlesVerified);
+    drop(stage);
+
+    // 8. Every mechanism is lowered. From here on each has done all that can fail for a reason.
+    let stage = info_span!("lower").entered();
+    let mut lowering = Lowering::new(&body.target, &slots);
+    lowering.keep_borrowed(&error);
+    for (index, it) in schedule.entries().iter().enumerate() {
+        lowering.set_owner(Owner::Entry(index));
+        it.mechanism
+            .lower(&it.entry.params, &mut lowering)
+            .map_err(|stop| named(stop, &it.entry.id))?;
+    }
+
+    // 9. The phases can resolve as the protocol has it, and the scrub is among them.
+    let foreseen = resolve(&schedule, |_| true)?;
+    let ready = Readiness { child_created: true, phases: &foreseen, schedule_matches: true };
+    if !ready.ready_to_exec() {
+        let detail = "fds are not scrubbed: linux.ambient.scrub.v1 must be scheduled";
+        return Err(Stop::refuse(RefusalReason::PlanInvalid, detail));
+    }
+
+    // 10. No mechanism lacks another that makes it safe.
+    schedule.check_requirements()?;
+
+    // 11. Everything that the child needs is built now; after this nothing is allocated for it.
+    let rendezvous = match lowering.wants_rendezvous() {
+        true => Some(pipe_with(PipeFlags::CLOEXEC).map_err(|errno| {
+            Stop::fault(format!("making the pipe that the child waits on: {errno}"))
+        })?),
+        false => None,
+    };
+    let release_fd = rendezvous.as_ref().map(|(read, _)| read.as_raw_fd());
+    let lowered = lowering.finish(prologue(release_fd));
+    drop(stage);
+    if purpose == Purpose::Explain {
+        let mut text = Vec::new();
+        explain::write(&mut text, &plan, &schedule, &lowered)
+            .and_then(|()| io::stdout().write_all(&text))
+            .map_err(|error| Stop::fault(format!("writing the explanation: {error}")))?;
+        return Ok(None);
+    }
+    only_task()?;
+    flush(transcript)?;
+
+    // 12. The child. It waits where the launcher has a part to do; otherwise the launcher does, until
+    // the child has exec'd or ended.
+    let stage = info_span!("child").entered();
+    sys::expect_children();
+    let Lowered { program, clone, notes } = lowered;
+    let options = CloneOptions {
+        namespaces: clone.namespaces,
+        cgroup: clone.cgroup,
+        concurrent: clone.rendezvous,
+    };
+    let mut child = process::spawn(program, Some(error.as_raw_fd()), options)
+        .map_err(|error| clone_failed(&error, options))?;
+    let pid = ChildPid(child.pid().as_raw_pid());
+    transcript.state(LauncherState::ChildCreated);
+    transcript.note(&format!("mechanism=clone3 child_pid={}", pid.0));
+    let noted = |time| notes.iter().filter(move |(when, ..)| *when == time);
+    noted(NoteTime::Created).for_each(|(_, _, text)| transcript.note(text));
+
+    // 13. The launcher's part, and the release. A child that is dropped here is killed and reaped.
+    if let Some((_, write)) = rendezvous {
+        for it in schedule.entries() {
+            it.mechanism.attend(&it.entry.params, pid)?;
+        }
+        flush(transcript)?;
+        rustix::io::retry_on_intr(|| rustix::io::write(&write, &[1]))
+            .map_err(|errno| Stop::fault(format!("releasing the child: {errno}")))?;
+        noted(NoteTime::Released).for_each(|(_, _, text)| transcript.note(text));
+    }
+
+    // 14. The child's own word: end of file is the exec, and its count says what was done before it.
+    drop(error);
+    let written = wiring::read_errors(error_read)
+        .map_err(|errno| Stop::fault(format!("reading the error pipe: {errno}")))?;
+    child.settle();
+    exec_happened(transcript, &child, &schedule, &written)?;
+    let results = resolve(&schedule, |index| {
+        let (done, all) = child.program().counted_off(Owner::Entry(index), child.done());
+        // The exec itself is counted by nobody: that it happened is known.
+        done == all
+            || child.program().ops().last().is_some_and(|(owner, _)| *owner == Owner::Entry(index))
+    })?;
+    if plan.version() >= 2 {
+        for (index, it) in schedule.entries().iter().enumerate() {
+            let (_, ops) = child.program().counted_off(Owner::Entry(index), child.done());
+            transcript.note(&format!("applied={} calls={ops}", it.entry.id));
+        }
+    }
+    for (group, result) in &results {
+        if *group == PhaseGroup::Confinement {
+            let scheduled = entries_of(&schedule, *group).count();
+            let installed = confinement_installed(scheduled, *result);
+            transcript.note(&format!("confinement={result} installed={installed}"));
+        } else if plan.version() >= 2 {
+            transcript.note(&format!("phase={group} result={result}"));
+        }
+        transcript.state(group.state());
+    }
+    transcript.state(LauncherState::ReadyToExec);
+    transcript.state(LauncherState::ExecSucceeded);
+    drop(stage);
+    Ok(Some(child))
+}
+
+/// Tells that the workload runs, waits for its end, and tells how that was.
+fn observe(transcript: &mut TranscriptWriter<Control>, child: Option<Child>) {
+    let Some(child) = child else { return };
+    // A channel that is gone is no reason to leave a workload that nobody waits for.
+    trace::notes().iter().for_each(|note| transcript.note(note));
+    let _ = transcript.flush();
+    match process::wait_and_forward(child.pid()) {
+        Ok(status) => transcript.note(&how_it_ended(status)),
+        Err(error) => transcript.note(&format!("workload not waited for: {error}")),
+    }
+    let _ = transcript.flush();
+}
+
+fn how_it_ended(status: WaitStatus) -> String {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => format!("workload exited code={code}"),
+        (None, signal) => {
+            let core = libc::WCOREDUMP(status.as_raw());
+            format!("workload killed signal={} core={core}", signal.unwrap_or_default())
+        }
+    }
+}
+
+/// Writes the terminal of a launch that stopped, and why it did.
+fn tell(transcript: &mut TranscriptWriter<Control>, stop: &Stop) {
+    match stop {
+        Stop::Refused(Refusal { reason, detail }) => {
+            transcript.note(&format!("refusal={reason}"));
+            transcript.note(&format!("refusal: {detail}"));
+            transcript.state(LauncherState::SetupRefused);
+        }
+        Stop::Faulted(Fault { what, note }) => {
+            note.iter().for_each(|note| transcript.note(note));
+            transcript.state(LauncherState::SetupFaulted);
+            transcript.note(&format!("fault: {what}"));
+        }
+    }
+    trace::notes().iter().for_each(|note| transcript.note(note));
+    // Where nobody listens any more, the exit status still says it.
+    let _ = transcript.flush();
+}
+
+fn status(stop: &Stop) -> ExitCode {
+    match stop {
+        Stop::Refused(_) => REFUSED.into(),
+        Stop::Faulted(_) => FAULTED.into(),
+    }
+}
+
+fn invalid(error: &dyn std::error::Error) -> Stop {
+    Stop::refuse(RefusalReason::PlanInvalid, error.to_string())
+}
+
+/// Says whose parameters a refusal is about, where it does not say so itself.
+fn named(stop: Stop, id: &str) -> Stop {
+    match stop {
+        Stop::Refused(Refusal { reason, detail }) if !detail.contains(id) => {
+            Stop::refuse(reason, format!("{id}: {detail}"))
+        }
+        other => other,
+    }
+}
+
+/// Faults unless this process has one task.
+fn only_task() -> Result<(), Stop> {
+    // The directory has a link for each task, and two of its own as every directory does
+    // (proc_task_getattr of the kernel's fs/proc/base.c): one call, where a listing takes four.
+    let tasks = rustix::fs::stat("/proc/self/task")
+        .map_err(|errno| Stop::fault(format!("counting the tasks in /proc/self/task: {errno}")))?;
+    match tasks.st_nlink.checked_sub(2) {
+        Some(1) => Ok(()),
+        Some(tasks) => {
+            Err(Stop::fault(format!("the launcher has {tasks} tasks, and must have one")))
+        }
+        None => Err(Stop::fault("/proc/self/task is not what procfs makes of it")),
+    }
+}
+
+fn flush<W: Write>(transcript: &mut TranscriptWriter<W>) -> Result<(), Stop> {
+    trace::notes().iter().for_each(|note| transcript.note(note));
+    transcript
+        .flush()
+        .map_err(|error| Stop::fault(format!("writing to the control channel: {error}")))
+}
+
+/// The fd at a slot, seen to be of the declared shape.
+fn open_slot(slot: &DescriptorSlot) -> Result<OpenSlot<'static>, Stop> {
+    let index = slot.slot_index;
+    let fault = |what: String| Stop::fault(format!("slot {index} ({:?}): {what}", slot.role));
+    let fd = RawFd::try_from(index).ok().and_then(sys::inherited);
+    let fd = fd.ok_or_else(|| fault("its fd is closed".into()))?;
+    let found = shape(fd).map_err(|errno| fault(format!("fstat: {errno}")))?;
+    if found.is_none_or(|found| !slot.expected.admits(found)) {
+        let found = found.map_or("something else".to_owned(), |found| format!("{found:?}"));
+        let detail = format!(
+            "slot {index} ({:?}) is declared as {:?} and is {found}",
+            slot.role, slot.expected
+        );
+        return Err(Stop::refuse(RefusalReason::HandleMismatch, detail));
+    }
+    Ok(OpenSlot { slot: *slot, fd })
+}
+
+fn shape(fd: BorrowedFd<'_>) -> Result<Option<DescriptorShape>, Errno> {
+    let Some(kind) = DescriptorKind::from_mode(fstat(fd)?.st_mode) else { return Ok(None) };
+    let access = fcntl_getfl(fd)? & OFlags::ACCMODE;
+    Ok(Some(DescriptorShape { kind, writable: access == OFlags::WRONLY || access == OFlags::RDWR }))
+}
+
+/// What the child does before any mechanism's ops.
+fn prologue(release: Option<RawFd>) -> Vec<Op> {
+    // A launcher that dies takes its workload along, whenever it does: one that died before the
+    // signal was asked for is no longer the parent.
+    let mut ops = vec![Op::parent_death_signal(Signal::KILL.as_raw()), Op::parent_is_alive()];
+    ops.extend(release.map(|fd| Op::read_exactly(fd, 1)));
+    // Rust's runtime ignores SIGPIPE, and what is ignored stays so across an exec.
+    ops.push(Op::default_action(libc::SIGPIPE));
+    ops.push(Op::empty_signal_mask());
+    ops
+}
+
+fn clone_failed(error: &io::Error, options: CloneOptions) -> Stop {
+    let mut asked = String::new();
+    if options.namespaces != 0 {
+        asked += " with new namespaces (see user.max_user_namespaces and, where they exist, \
+                  kernel.unprivileged_userns_clone and \
+                  kernel.apparmor_restrict_unprivileged_userns in sysctl)";
+    }
+    if options.cgroup.is_some() {
+        asked += " into the cgroup of the CgroupDir slot (which must be of cgroup version 2, and the \
+                  launcher's to write to)";
+    }
+    Stop::fault(format!("clone3{asked}: {error}"))
+}
+
+/// Whether the exec took place, by the child's record and by its count.
+fn exec_happened<W: Write>(
+    transcript: &mut TranscriptWriter<W>,
+    child: &Child,
+    schedule: &Schedule<'_>,
+    written: &[u8],
+) -> Result<(), Stop> {
+    let program = child.program();
+    let mut failed = |step: usize, how: String, errno: Option<i32>| {
+        let (whose, call) = whose(program, schedule, step);
+        if let Some(errno) = errno {
+            transcript.note(&format!("child errno={errno}"));
+        }
+        transcript.note(&format!("failed={whose} call={call} step={step}"));
+        Err(Stop::fault(format!("{whose}: {} {how}", program.ops()[step].1)))
+    };
+    match child.progress() {
+        Progress::Failed { step, errno } => {
+            let hint = exec_hint(program, step, errno);
+            failed(step, format!("failed: {}{hint}", Errno::from_raw_os_error(errno)), Some(errno))
+        }
+        Progress::Stopped { step } => failed(step, "was the child's end".into(), None),
+        Progress::Complete if process::ended_before_exec(child.pid()) => {
+            failed(program.ops().len() - 1, "was the child's end".into(), None)
+        }
+        Progress::Complete if written.is_empty() => Ok(()),
+        Progress::Complete => {
+            Err(Stop::fault("the error pipe holds something that the child did not write"))
+        }
+    }
+}
+
+fn whose(program: &Program, schedule: &Schedule<'_>, step: usize) -> (&'static str, &'static str) {
+    let (owner, op) = &program.ops()[step];
+    let whose = match owner {
+        Owner::Launcher => "launcher",
+        Owner::Entry(index) => schedule.entries()[*index].mechanism.declaration().id,
+    };
+    (whose, op.name())
+}
+
+/// What an errno of the exec means ([execve(2)], ERRORS).
+///
+/// [execve(2)]: https://man7.org/linux/man-pages/man2/execve.2.html
+fn exec_hint(program: &Program, step: usize, errno: i32) -> &'static str {
+    if !program.ops()[step].1.is_exec() {
+        return "";
+    }
+    match errno {
+        libc::ENOEXEC => " (the file is no program for this machine, nor a script with a #! line)",
+        libc::EACCES => {
+            " (the file, or the interpreter it names, is not executable, is on a noexec mount, or no \
+             exec root of the policy covers it)"
+        }
+        libc::ENOENT => " (the interpreter that the file names does not exist, or can't be seen)",
+        libc::ETXTBSY => " (the file is open for writing)",
+        libc::E2BIG => " (arguments and environment are too long together)",
+        libc::EPERM => " (a seccomp filter or a security module forbids it)",
+        _ => "",
+    }
+}
+
+fn entries_of<'s>(
+    schedule: &'s Schedule<'_>,
+    group: PhaseGroup,
+) -> impl Iterator<Item = usize> + use<'s> {
+    let entries = schedule.entries().iter().enumerate();
+    let of_group =
+        entries.filter(move |(_, it)| PhaseGroup::of_code(it.entry.phase_code) == Some(group));
+    of_group.map(|(index, _)| index)
+}
+
+/// How each group resolves when the entries that `observed` says yes to were observed.
+fn resolve(
+    schedule: &Schedule<'_>,
+    observed: impl Fn(usize) -> bool,
+) -> Result<Vec<(PhaseGroup, PhaseResult)>, Stop> {
+    let entry = |index: usize| schedule.entries()[index].entry;
+    let resolved = PhaseGroup::ALL.iter().map(|&group| {
+        let scheduled: Vec<_> = entries_of(schedule, group).map(entry).collect();
+        let seen: Vec<_> =
+            entries_of(schedule, group).filter(|it| observed(*it)).map(entry).collect();
+        let outcome = PhaseOutcome { scheduled: &scheduled, observed: &seen };
+        let result = outcome.resolve();
+        if matches!(result, PhaseResult::Faulted) || !outcome.is_consistent_with(result) {
+            return Err(Stop::fault(format!("the {group} phase is not what was scheduled for it")));
+        }
+        Ok((group, result))
+    });
+    resolved.collect()
+}

@@ -1,0 +1,229 @@
+//! A program becomes a process.
+//!
+//! The child shares this process's memory until it execs (`CLONE_VM`), so no page table is copied
+//! however large the process is, and runs nothing but the loop of [`portcullis_child`].
+
+use std::io;
+use std::os::fd::RawFd;
+
+use portcullis_child::CloneOptions;
+use portcullis_core::program::Program;
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, kill_process, waitid, waitpid,
+};
+
+use crate::assembly::Assembly;
+use crate::sys::{self, Spawned};
+
+/// A child that runs a program.
+///
+/// Dropped before the child is known to have exec'd or ended, it kills and reaps it; otherwise it
+/// leaves it alone.
+pub struct Child {
+    spawned: Spawned,
+    settled: bool,
+}
+
+/// How far a program ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// All of it; an exec at its end took place.
+    Complete,
+    /// The step at this place failed with this errno.
+    Failed {
+        /// The step's place.
+        step: usize,
+        /// Its errno.
+        errno: i32,
+    },
+    /// The child ended, or still runs, at the step of this place.
+    Stopped {
+        /// The step's place.
+        step: usize,
+    },
+}
+
+/// Makes a child that runs `program`. A failure is written to `report_fd`, as a
+/// [`Failure`](portcullis_child::Failure), where it is an fd.
+///
+/// Unless the child is [concurrent](CloneOptions::concurrent), it has exec'd or ended when this
+/// returns. Signals are blocked for this thread meanwhile; the child starts with all of them blocked.
+///
+/// # Errors
+///
+/// Those of clone3.
+pub fn spawn(
+    program: Program,
+    report_fd: Option<RawFd>,
+    options: CloneOptions,
+) -> io::Result<Child> {
+    let assembly = Assembly::new(program, std::process::id());
+    let _blocked = sys::block_signals();
+    let spawned = Spawned::new(assembly, report_fd.unwrap_or(-1), options)?;
+    Ok(Child { spawned, settled: !options.concurrent })
+}
+
+impl Child {
+    /// The child's pid.
+    ///
+    /// # Panics
+    ///
+    /// Never: clone3 returned it, so it is positive.
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.spawned.pid).expect("a pid that clone3 returned")
+    }
+
+    /// What it runs.
+    pub fn program(&self) -> &Program {
+        self.spawned.assembly().program()
+    }
+
+    /// How many steps it counted off.
+    pub fn done(&self) -> usize {
+        self.spawned.assembly().done()
+    }
+
+    /// How far it ran, as counted in memory that it shares until the exec.
+    pub fn progress(&self) -> Progress {
+        let (ops, step) = (self.program().ops(), self.done());
+        let Some((_, op)) = ops.get(step) else { return Progress::Complete };
+        match self.spawned.assembly().result(step) {
+            None if op.is_exec() => Progress::Complete,
+            None => Progress::Stopped { step },
+            // Neither an error nor what was expected, as the child itself has it.
+            Some(result) if !(-4095..0).contains(&result) => {
+                Progress::Failed { step, errno: libc::EPROTO }
+            }
+            Some(result) => {
+                Progress::Failed { step, errno: i32::try_from(-result).unwrap_or(libc::EPROTO) }
+            }
+        }
+    }
+
+    /// Says that the child has exec'd or ended, as its end of a close-on-exec pipe told.
+    pub fn settle(&mut self) {
+        self.settled = true;
+    }
+
+    /// Waits for the child's end.
+    ///
+    /// # Errors
+    ///
+    /// Those of [waitpid(2)](https://man7.org/linux/man-pages/man2/waitpid.2.html).
+    pub fn wait(&mut self) -> io::Result<WaitStatus> {
+        let status = wait(self.pid())?;
+        self.settled = true;
+        Ok(status)
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if !self.settled {
+            let _ = kill_process(self.pid(), Signal::KILL);
+            let _ = self.wait();
+        }
+    }
+}
+
+/// Whether a child has ended by a signal that came before its exec did.
+pub(crate) fn ended_before_exec(pid: Pid) -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    let killed = match waitid(WaitId::Pid(pid), options) {
+        Ok(Some(status)) => status.killed() || status.dumped(),
+        _ => false,
+    };
+    killed && never_exec_ed(pid)
+}
+
+/// `PF_FORKNOEXEC` of a process that has yet to be reaped: the ninth field of
+/// [proc_pid_stat(5)](https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html).
+fn never_exec_ed(pid: Pid) -> bool {
+    const PF_FORKNOEXEC: u64 = 0x40;
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_pid()));
+    let stat = stat.unwrap_or_default();
+    // The second field, the name, is in parentheses and may hold both those and blanks.
+    let flags = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(6)?.parse().ok());
+    // What can't be read proves no exec.
+    flags.is_none_or(|flags: u64| flags & PF_FORKNOEXEC != 0)
+}
+
+/// Waits for the end of a child of this process.
+///
+/// # Errors
+///
+/// Those of [waitpid(2)](https://man7.org/linux/man-pages/man2/waitpid.2.html).
+pub fn wait(pid: Pid) -> io::Result<WaitStatus> {
+    loop {
+        match waitpid(Some(pid), WaitOptions::empty()) {
+            Ok(Some((_, status))) => return Ok(status),
+            Ok(None) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Waits for the end of a child of this single-threaded process, and hands on to it each signal that
+/// another process sends to this one. (What a terminal sends it sends to the child too.)
+pub(crate) fn wait_and_forward(pid: Pid) -> io::Result<WaitStatus> {
+    // Never put back: this process ends with its child.
+    std::mem::forget(sys::block_signals());
+    loop {
+        let signal = sys::wait_for_signal();
+        if signal.number == libc::SIGCHLD {
+            if let Some((_, status)) = waitpid(Some(pid), WaitOptions::NOHANG)? {
+                return Ok(status);
+            }
+        } else if signal.from_process {
+            sys::send_signal(pid, signal.number);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use portcullis_core::program::Op;
+
+    use super::*;
+
+    #[test]
+    fn a_program_without_an_exec_ends_with_status_zero() {
+        let program = Program::of([Op::parent_is_alive(), Op::empty_signal_mask()]);
+        let mut child = spawn(program, None, CloneOptions::default()).unwrap();
+        assert_eq!(child.progress(), Progress::Complete);
+        assert_eq!(child.wait().unwrap().exit_status(), Some(0));
+    }
+
+    #[test]
+    fn a_step_that_fails_is_known_by_its_place_and_errno() {
+        let program = Program::of([Op::parent_is_alive(), Op::fchdir(-1), Op::parent_is_alive()]);
+        let mut child = spawn(program, None, CloneOptions::default()).unwrap();
+        assert_eq!(child.progress(), Progress::Failed { step: 1, errno: libc::EBADF });
+        assert_eq!(child.wait().unwrap().exit_status(), Some(127));
+    }
+
+    #[test]
+    fn a_step_that_returns_something_else_is_a_failure_too() {
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        drop(write);
+        let program = Program::of([Op::read_exactly(read.as_raw_fd(), 1)]);
+        let mut child = spawn(program, None, CloneOptions::default()).unwrap();
+        // End of file: no byte, and no error either.
+        assert_eq!(child.progress(), Progress::Failed { step: 0, errno: libc::EPROTO });
+        assert_eq!(child.wait().unwrap().exit_status(), Some(127));
+    }
+
+    #[test]
+    fn a_concurrent_child_that_is_dropped_is_killed_and_reaped() {
+        let (read, _write) = rustix::pipe::pipe().unwrap();
+        let program = Program::of([Op::read_exactly(read.as_raw_fd(), 1)]);
+        let options = CloneOptions { concurrent: true, ..CloneOptions::default() };
+        let child = spawn(program, None, options).unwrap();
+        let pid = child.pid();
+        drop(child);
+        let again = waitpid(Some(pid), WaitOptions::NOHANG);
+        assert_eq!(again.unwrap_err(), rustix::io::Errno::CHILD);
+    }
+}

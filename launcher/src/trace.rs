@@ -1,0 +1,60 @@
+//! `BVISOR_TRACE=1`: spans become notes with the microseconds that each stage took.
+//!
+//! Without it no subscriber is set, and a span is one load and one branch.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
+
+/// What has ended since the last [`notes`].
+static ENDED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+static ON: AtomicUsize = AtomicUsize::new(0);
+
+/// Starts tracing where the environment asks for it.
+pub(crate) fn start() {
+    if std::env::var_os("BVISOR_TRACE").is_some_and(|value| value == "1")
+        && tracing::subscriber::set_global_default(Stages::default()).is_ok()
+    {
+        ON.store(1, Ordering::Relaxed);
+    }
+}
+
+/// The notes of the spans that have ended since the last call.
+pub(crate) fn notes() -> Vec<String> {
+    if ON.load(Ordering::Relaxed) == 0 {
+        return Vec::new();
+    }
+    ENDED.lock().map(|mut ended| std::mem::take(&mut *ended)).unwrap_or_default()
+}
+
+/// Times spans. An id is a place in the list, from one on.
+#[derive(Default)]
+struct Stages(Mutex<Vec<(&'static str, Instant)>>);
+
+impl Subscriber for Stages {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_span() && metadata.target().starts_with("portcullis")
+    }
+
+    fn new_span(&self, span: &Attributes<'_>) -> Id {
+        let Ok(mut spans) = self.0.lock() else { return Id::from_u64(1) };
+        spans.push((span.metadata().name(), Instant::now()));
+        Id::from_u64(spans.len() as u64)
+    }
+
+    fn exit(&self, id: &Id) {
+        let place = usize::try_from(id.into_u64()).unwrap_or(0).wrapping_sub(1);
+        let (Ok(spans), Ok(mut ended)) = (self.0.lock(), ENDED.lock()) else { return };
+        if let Some((name, start)) = spans.get(place) {
+            ended.push(format!("trace stage={name} us={}", start.elapsed().as_micros()));
+        }
+    }
+
+    fn enter(&self, _: &Id) {}
+    fn event(&self, _: &Event<'_>) {}
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+}

@@ -1,0 +1,132 @@
+//! The four fds that a supervisor names in the environment.
+
+use std::env;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use portcullis_core::frame::{HEADER_LEN, MAX_BODY_LEN};
+use portcullis_core::mechanism::{Fault, Stop};
+use portcullis_core::state::RefusalReason;
+use rustix::fs::{SealFlags, fcntl_get_seals};
+use rustix::io::{Errno, FdFlags, fcntl_setfd, read, retry_on_intr};
+
+use crate::sys;
+
+const CONTROL: &str = "BVISOR_CONTROL_FD";
+const PLAN: &str = "BVISOR_LAUNCH_PLAN_FD";
+const ERROR: &str = "BVISOR_ERROR_FD";
+const ERROR_READ: &str = "BVISOR_ERROR_READ_FD";
+
+/// The channel that the transcript is written to.
+pub(crate) struct Control(BorrowedFd<'static>);
+
+impl Write for Control {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(retry_on_intr(|| rustix::io::write(self.0, bytes))?)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The control channel.
+///
+/// # Errors
+///
+/// What is wrong with its variable.
+pub(crate) fn control() -> Result<Control, String> {
+    named(CONTROL).map(Control)
+}
+
+/// The channels of a launch.
+pub(crate) struct Channels {
+    /// The plan.
+    pub(crate) plan: BorrowedFd<'static>,
+    /// The end of the error pipe that the child writes to.
+    pub(crate) error: OwnedFd,
+    /// The end that the launcher reads.
+    pub(crate) error_read: BorrowedFd<'static>,
+}
+
+/// The other three.
+///
+/// # Errors
+///
+/// A [`Fault`] that says which variable is missing, malformed, or of a closed fd.
+pub(crate) fn channels() -> Result<Channels, Fault> {
+    let fault = |what| Fault { what, note: None };
+    let [plan, error, error_read] = [PLAN, ERROR, ERROR_READ].map(named);
+    let (plan, error_read) = (plan.map_err(fault)?, error_read.map_err(fault)?);
+    let error = error.map_err(fault)?.as_raw_fd();
+    let control = named(CONTROL).map_err(fault)?.as_raw_fd();
+    if [plan.as_raw_fd(), error_read.as_raw_fd(), control].contains(&error) {
+        return Err(fault(format!("{ERROR} is {error}, and so is another of the four fds")));
+    }
+    let error = sys::take_inherited(error).ok_or_else(|| fault(format!("{ERROR} was closed")))?;
+    // So that the exec shows as end of file. It is inherited, so the supervisor could not set it.
+    fcntl_setfd(&error, FdFlags::CLOEXEC)
+        .map_err(|errno| fault(format!("setting close-on-exec of {ERROR}: {errno}")))?;
+    Ok(Channels { plan, error, error_read })
+}
+
+fn named(variable: &str) -> Result<BorrowedFd<'static>, String> {
+    let value = env::var_os(variable)
+        .ok_or_else(|| format!("{variable} is not set; a supervisor sets it, see --help"))?;
+    let number = value.to_str().and_then(|text| text.trim().parse::<RawFd>().ok());
+    let fd = number.ok_or_else(|| format!("{variable} is {value:?}, which is no fd number"))?;
+    sys::inherited(fd).ok_or_else(|| format!("{variable} is {fd}, and that fd is closed"))
+}
+
+/// Whether reading the plan can block: it is no memfd.
+pub(crate) fn may_block(plan: BorrowedFd<'_>) -> bool {
+    fcntl_get_seals(plan).is_err()
+}
+
+/// Reads the plan to its end.
+///
+/// # Errors
+///
+/// A refusal, `PlanInvalid`, where it is longer than any plan or a memfd without its seals; a fault
+/// where it can't be read.
+pub(crate) fn read_plan(plan: BorrowedFd<'_>) -> Result<Vec<u8>, Stop> {
+    // What can't be sealed (a pipe, a file of a disk) is read once, and so can't change either.
+    let needed = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    if let Ok(seals) = fcntl_get_seals(plan) {
+        if !seals.contains(needed) {
+            let detail = "the plan's memfd is not sealed against shrinking, growing and writing";
+            return Err(Stop::refuse(RefusalReason::PlanInvalid, detail));
+        }
+    }
+    const MOST: usize = HEADER_LEN + MAX_BODY_LEN;
+    let mut bytes = Vec::with_capacity(8192);
+    loop {
+        if bytes.len() == bytes.capacity() {
+            bytes.reserve(bytes.len());
+        }
+        match retry_on_intr(|| read(plan, rustix::buffer::spare_capacity(&mut bytes))) {
+            Ok(0) => return Ok(bytes),
+            Ok(_) if bytes.len() > MOST => {
+                let detail = format!("the plan is longer than {MOST} bytes, the most it may have");
+                return Err(Stop::refuse(RefusalReason::PlanInvalid, detail));
+            }
+            Ok(_) => {}
+            Err(errno) => return Err(Stop::fault(format!("reading the plan: {errno}"))),
+        }
+    }
+}
+
+/// Reads what the child wrote to the error pipe, to its end.
+///
+/// # Errors
+///
+/// That of [read(2)](https://man7.org/linux/man-pages/man2/read.2.html).
+pub(crate) fn read_errors(pipe: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
+    let mut bytes = Vec::new();
+    let mut chunk = [0; portcullis_child::Failure::LEN];
+    loop {
+        match retry_on_intr(|| read(pipe, &mut chunk))? {
+            0 => return Ok(bytes),
+            length => bytes.extend_from_slice(&chunk[..length]),
+        }
+    }
+}
