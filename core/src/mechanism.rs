@@ -121,6 +121,12 @@ impl Declaration {
     }
 }
 
+/// What a policy says of a mechanism, as a type: a supervisor's builder takes any.
+pub trait Policy: Serialize {
+    /// The lowering id of the mechanism.
+    const ID: &'static str;
+}
+
 /// A refusal: the launch can't be what the plan asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {

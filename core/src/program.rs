@@ -331,6 +331,12 @@ impl Program {
         Self { ops: ops.into_iter().map(|op| (Owner::Launcher, op)).collect(), owned: Vec::new() }
     }
 
+    /// Adds an op of the launcher's own.
+    pub fn push(&mut self, op: Op) -> OpId {
+        self.ops.push((Owner::Launcher, op));
+        OpId(self.ops.len() - 1)
+    }
+
     /// The ops, in the order in which the child makes them, each with its owner.
     pub fn ops(&self) -> &[(Owner, Op)] {
         &self.ops

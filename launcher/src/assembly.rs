@@ -14,10 +14,11 @@ struct FilterProgram {
 }
 
 /// What an address that is not the program's own points to.
+#[allow(dead_code, reason = "used by address, in the child and by the kernel")]
 enum Block {
-    Pointers(#[expect(dead_code, reason = "read by address")] Box<[usize]>),
-    Buffer(#[expect(dead_code, reason = "written by address")] Box<[u8]>),
-    Filter(#[expect(dead_code, reason = "read by address")] Box<FilterProgram>),
+    Pointers(Box<[usize]>),
+    Buffer(Box<[u8]>),
+    Filter(Box<FilterProgram>),
 }
 
 /// A program, assembled, and all the memory that its child uses.

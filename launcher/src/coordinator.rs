@@ -41,11 +41,11 @@ pub(crate) enum Purpose {
 
 /// Runs a launch to its end and says with which status the launcher exits.
 pub(crate) fn run(purpose: Purpose) -> ExitCode {
-    // 0, 1 and 2 belong to the workload: not even a panic, which aborts, writes there.
-    std::panic::set_hook(Box::new(|_| {}));
     trace::start();
     if purpose == Purpose::Explain {
-        return match launch(&mut TranscriptWriter::new(io::sink()), purpose) {
+        let mut untold = TranscriptWriter::new(io::sink());
+        untold.state(LauncherState::LauncherStarted);
+        return match launch(&mut untold, purpose) {
             Ok(_) => ExitCode::SUCCESS,
             Err(stop) => {
                 eprintln!("portcullis-launcher: {stop}");
@@ -61,6 +61,8 @@ pub(crate) fn run(purpose: Purpose) -> ExitCode {
             return FAULTED.into();
         }
     };
+    // 0, 1 and 2 belong to the workload: not even a panic, which aborts, writes there.
+    std::panic::set_hook(Box::new(|_| {}));
     let mut transcript = TranscriptWriter::new(control);
     transcript.state(LauncherState::LauncherStarted);
     match launch(&mut transcript, purpose) {
@@ -161,7 +163,7 @@ fn launch<W: Write>(
     // 12. The child. It waits where the launcher has a part to do; otherwise the launcher does, until
     // the child has exec'd or ended.
     let stage = info_span!("child").entered();
-    sys::expect_children();
+    process::hold_signals();
     let Lowered { program, clone, notes } = lowered;
     let options = CloneOptions {
         namespaces: clone.namespaces,
@@ -370,12 +372,17 @@ fn exec_happened<W: Write>(
             transcript.note(&format!("child errno={errno}"));
         }
         transcript.note(&format!("failed={whose} call={call} step={step}"));
-        Err(Stop::fault(format!("{whose}: {} {how}", program.ops()[step].1)))
+        let op = &program.ops()[step].1;
+        Err(Stop::fault(match op.is_exec() {
+            // Its arguments are the workload's own, and may be long.
+            true => format!("{whose}: executing the program {how}"),
+            false => format!("{whose}: {op} {how}"),
+        }))
     };
     match child.progress() {
         Progress::Failed { step, errno } => {
-            let hint = exec_hint(program, step, errno);
-            failed(step, format!("failed: {}{hint}", Errno::from_raw_os_error(errno)), Some(errno))
+            let error = Errno::from_raw_os_error(errno);
+            failed(step, format!("failed: {error}{}", exec_hint(program, step, errno)), Some(errno))
         }
         Progress::Stopped { step } => failed(step, "was the child's end".into(), None),
         Progress::Complete if process::ended_before_exec(child.pid()) => {

@@ -163,11 +163,17 @@ pub fn wait(pid: Pid) -> io::Result<WaitStatus> {
     }
 }
 
+/// Makes every signal wait until it is asked for, from here to the end of this process. To be called
+/// before the child is made whose SIGCHLD must not be missed.
+pub(crate) fn hold_signals() {
+    std::mem::forget(sys::block_signals());
+    sys::expect_children();
+}
+
 /// Waits for the end of a child of this single-threaded process, and hands on to it each signal that
 /// another process sends to this one. (What a terminal sends it sends to the child too.)
+/// [`hold_signals`] must have been called before the child was made.
 pub(crate) fn wait_and_forward(pid: Pid) -> io::Result<WaitStatus> {
-    // Never put back: this process ends with its child.
-    std::mem::forget(sys::block_signals());
     loop {
         let signal = sys::wait_for_signal();
         if signal.number == libc::SIGCHLD {
@@ -213,6 +219,23 @@ mod tests {
         // End of file: no byte, and no error either.
         assert_eq!(child.progress(), Progress::Failed { step: 0, errno: libc::EPROTO });
         assert_eq!(child.wait().unwrap().exit_status(), Some(127));
+    }
+
+    #[test]
+    fn a_concurrent_child_counts_where_its_value_is_moved_to() {
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        let ops = [Op::read_exactly(read.as_raw_fd(), 1), Op::parent_is_alive()];
+        let options = CloneOptions { concurrent: true, ..CloneOptions::default() };
+        let mut children: Vec<Child> = Vec::new();
+        for _ in 0..20 {
+            children.push(spawn(Program::of(ops.clone()), None, options).unwrap());
+        }
+        children.reverse();
+        rustix::io::write(&write, &[1; 20]).unwrap();
+        for mut child in children {
+            assert_eq!(child.wait().unwrap().exit_status(), Some(0));
+            assert_eq!(child.progress(), Progress::Complete);
+        }
     }
 
     #[test]

@@ -101,7 +101,8 @@ pub(crate) fn send_signal(child: rustix::process::Pid, number: i32) {
 /// A child and the memory that it runs in, neither of which goes before the child is done with it.
 pub(crate) struct Spawned {
     pub(crate) pid: i32,
-    assembly: Assembly,
+    /// Boxed, for the child counts in it wherever this value is moved to.
+    assembly: Box<Assembly>,
     stack: Box<[u8]>,
 }
 
@@ -113,7 +114,7 @@ impl Spawned {
         options: CloneOptions,
     ) -> io::Result<Self> {
         let stack = vec![0; portcullis_child::STACK_LEN].into_boxed_slice();
-        let mut spawned = Self { pid: 0, assembly, stack };
+        let mut spawned = Self { pid: 0, assembly: Box::new(assembly), stack };
         let window = spawned.assembly.window(report_fd);
         // SAFETY: the program's ops are what their constructors vouch for, their addresses lie in the
         // assembly, and the assembly and the stack are this value's, used by nothing else: it is

@@ -8,7 +8,7 @@
 //! [close_range(2)]: https://man7.org/linux/man-pages/man2/close_range.2.html
 
 use portcullis_core::mechanism::{
-    Declaration, Host, Mechanism, OpenError, Opening, Phase, Repeat, Stop, Support,
+    Declaration, Host, Mechanism, OpenError, Opening, Phase, Policy, Repeat, Stop, Support,
 };
 use portcullis_core::{Lowering, Params};
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,10 @@ static DECLARATION: Declaration = Declaration {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AmbientScrub {}
+
+impl Policy for AmbientScrub {
+    const ID: &'static str = ID;
+}
 
 struct Scrub;
 

@@ -9,7 +9,7 @@
 use portcullis_core::descriptor::{DescriptorKind, DescriptorRole};
 use portcullis_core::lowering::NoteTime;
 use portcullis_core::mechanism::{
-    Declaration, Host, Mechanism, OpenError, Opening, Phase, Repeat, Stop, Support,
+    Declaration, Host, Mechanism, OpenError, Opening, Phase, Policy, Repeat, Stop, Support,
 };
 use portcullis_core::state::RefusalReason;
 use portcullis_core::{Lowering, OsText, Params};
@@ -40,6 +40,10 @@ static DECLARATION: Declaration = Declaration {
 pub struct Cgroup {
     /// The directory of the cgroup.
     pub path: OsText,
+}
+
+impl Policy for Cgroup {
+    const ID: &'static str = ID;
 }
 
 #[derive(Serialize, Deserialize)]

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use portcullis_core::descriptor::{DescriptorKind, DescriptorRole};
 use portcullis_core::mechanism::{
-    Declaration, Host, Mechanism, OpenError, Opening, Phase, Repeat, Stop, Support,
+    Declaration, Host, Mechanism, OpenError, Opening, Phase, Policy, Repeat, Stop, Support,
 };
 use portcullis_core::program::Op;
 use portcullis_core::state::RefusalReason;
@@ -51,6 +51,10 @@ pub struct Exec {
     /// The directories to look in, separated by colons.
     #[serde(default)]
     pub search: OsText,
+}
+
+impl Policy for Exec {
+    const ID: &'static str = ID;
 }
 
 /// What a plan carries.

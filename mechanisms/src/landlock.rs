@@ -14,7 +14,7 @@ use landlock::{
 };
 use portcullis_core::descriptor::{DescriptorKind, DescriptorRole};
 use portcullis_core::mechanism::{
-    Declaration, Host, Mechanism, OpenError, Opening, Phase, Repeat, Stop, Support,
+    Declaration, Host, Mechanism, OpenError, Opening, Phase, Policy, Repeat, Stop, Support,
 };
 use portcullis_core::program::Op;
 use portcullis_core::state::RefusalReason;
@@ -67,6 +67,10 @@ pub struct Landlock {
     /// What is confined to the workload and its descendants.
     #[serde(default)]
     pub scope: Vec<Scope>,
+}
+
+impl Policy for Landlock {
+    const ID: &'static str = ID;
 }
 
 impl Default for Landlock {

@@ -7,7 +7,8 @@
 
 use portcullis_core::lowering::NoteTime;
 use portcullis_core::mechanism::{
-    Declaration, Host, Mechanism, OpenError, Opening, Phase, Repeat, Requirement, Stop, Support,
+    Declaration, Host, Mechanism, OpenError, Opening, Phase, Policy, Repeat, Requirement, Stop,
+    Support,
 };
 use portcullis_core::{Lowering, Params};
 use serde::{Deserialize, Serialize};
@@ -40,6 +41,10 @@ static DECLARATION: Declaration = Declaration {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkNamespace {}
+
+impl Policy for NetworkNamespace {
+    const ID: &'static str = ID;
+}
 
 struct Enter;
 

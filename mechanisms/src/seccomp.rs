@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use portcullis_core::lowering::NoteTime;
 use portcullis_core::mechanism::{
-    Declaration, Host, Mechanism, OpenError, Opening, Phase, Repeat, Stop, Support,
+    Declaration, Host, Mechanism, OpenError, Opening, Phase, Policy, Repeat, Stop, Support,
 };
 use portcullis_core::program::{BpfInstruction, Op};
 use portcullis_core::state::RefusalReason;
@@ -50,6 +50,10 @@ pub struct Seccomp {
     /// Denies socket: of every family, for the kernel has other ways to the network than inet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deny_inet_sockets: bool,
+}
+
+impl Policy for Seccomp {
+    const ID: &'static str = ID;
 }
 
 impl Seccomp {

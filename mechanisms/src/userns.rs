@@ -11,7 +11,8 @@ use std::io::Write;
 
 use portcullis_core::lowering::NoteTime;
 use portcullis_core::mechanism::{
-    ChildPid, Declaration, Fault, Host, Mechanism, OpenError, Opening, Phase, Repeat, Stop, Support,
+    ChildPid, Declaration, Fault, Host, Mechanism, OpenError, Opening, Phase, Policy, Repeat, Stop,
+    Support,
 };
 use portcullis_core::{Lowering, Params};
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,10 @@ static DECLARATION: Declaration = Declaration {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UserNamespace {}
+
+impl Policy for UserNamespace {
+    const ID: &'static str = ID;
+}
 
 struct Enter;
 

@@ -1,0 +1,47 @@
+//! `portcullis`: runs a program behind a gate that only goes down.
+
+#![forbid(unsafe_code)]
+
+mod mechanisms;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// portcullis refused, faulted, or could not be asked: the convention of env(1) and timeout(1).
+const OWN_FAILURE: u8 = 125;
+
+/// Runs a program confined as asked, or not at all.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Subcommands,
+}
+
+#[derive(Subcommand)]
+enum Subcommands {
+    Run(run::Run),
+    Mechanisms(mechanisms::Mechanisms),
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let asked = !error.use_stderr();
+            // Where not even the complaint can be written, the status says it.
+            let _ = error.print();
+            return if asked { ExitCode::SUCCESS } else { OWN_FAILURE.into() };
+        }
+    };
+    match arguments.command {
+        Subcommands::Run(run) => run.run(),
+        Subcommands::Mechanisms(mechanisms) => mechanisms.run(),
+    }
+}
+
+fn complain(what: &dyn std::fmt::Display) {
+    eprintln!("portcullis: {what}");
+}

@@ -1,0 +1,307 @@
+//! A confined program that runs.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ChildStderr, ChildStdin, ChildStdout, ExitStatus};
+use std::time::Duration;
+
+use portcullis_core::state::LauncherState;
+use portcullis_core::transcript::Transcript;
+use portcullis_launcher::process;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::{Errno, read, retry_on_intr};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
+
+use crate::control::{Control, wait_for};
+use crate::error::Error;
+use crate::report::{Report, Stopped};
+
+/// Our ends of the pipes that were asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Pipes {
+    stdin: Option<ChildStdin>,
+    stdout: Option<ChildStdout>,
+    stderr: Option<ChildStderr>,
+}
+
+impl Pipes {
+    /// Our end of the pipe at 0, 1 or 2.
+    pub(crate) fn set(&mut self, target: u32, fd: OwnedFd) {
+        match target {
+            0 => self.stdin = Some(fd.into()),
+            1 => self.stdout = Some(fd.into()),
+            _ => self.stderr = Some(fd.into()),
+        }
+    }
+}
+
+/// A program that runs confined, and the launcher that waits for it.
+///
+/// Dropped before its end was [waited](Self::wait) for, it is killed and reaped, unless it was
+/// [detached](Self::detach).
+#[derive(Debug)]
+pub struct Child {
+    /// The program's standard input, where it was piped.
+    pub stdin: Option<ChildStdin>,
+    /// The program's standard output, where it was piped.
+    pub stdout: Option<ChildStdout>,
+    /// The program's standard error, where it was piped.
+    pub stderr: Option<ChildStderr>,
+    launcher: Launcher,
+    control: Control,
+    status: Option<ExitStatus>,
+}
+
+/// What a program came to, and what it wrote.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// What it wrote to standard output.
+    pub stdout: Vec<u8>,
+    /// What it wrote to standard error.
+    pub stderr: Vec<u8>,
+    /// What was applied to it.
+    pub report: Report,
+}
+
+/// The launcher, which is reaped exactly once.
+#[derive(Debug)]
+struct Launcher {
+    pid: Pid,
+    ended: Option<ExitStatus>,
+    detached: bool,
+}
+
+impl Child {
+    /// The child of a launcher that was started: waits until its program runs.
+    pub(crate) fn started(
+        launcher: Pid,
+        control: Control,
+        pipes: Pipes,
+        limit: Duration,
+    ) -> Result<Self, Error> {
+        let Pipes { stdin, stdout, stderr } = pipes;
+        let launcher = Launcher { pid: launcher, ended: None, detached: false };
+        let mut child = Self { stdin, stdout, stderr, launcher, control, status: None };
+        match child.control.read_to_terminal(limit)? {
+            Some(LauncherState::ExecSucceeded) => Ok(child),
+            Some(_) => Err(child.stopped()?),
+            None => Err(child.launcher_ended()?),
+        }
+    }
+
+    /// Why the launch stopped, with all that the launcher has to say of it.
+    fn stopped(&mut self) -> Result<Error, Error> {
+        self.control.read_to_end()?;
+        self.launcher.reap().map_err(Error::system("waiting for the launcher"))?;
+        let report = self.report();
+        Ok(match report.stopped.clone() {
+            Some(Stopped::Refused { reason, detail }) => {
+                Error::Refused { reason, detail, report: Box::new(report) }
+            }
+            Some(Stopped::Faulted { what, errno: Some(errno), owner: Some(owner) })
+                if owner == portcullis_mechanisms::exec::ID =>
+            {
+                let source = io::Error::from_raw_os_error(errno);
+                Error::Exec { source, detail: what, report: Box::new(report) }
+            }
+            Some(Stopped::Faulted { what, .. }) => {
+                Error::Faulted { what, report: Box::new(report) }
+            }
+            None => self.launcher_ended()?,
+        })
+    }
+
+    /// The error of a launcher that told no more.
+    fn launcher_ended(&mut self) -> Result<Error, Error> {
+        // One that closed its channel and lives is no better than one that died.
+        self.kill_workload();
+        self.launcher.kill();
+        let status = self.launcher.reap().map_err(Error::system("waiting for the launcher"))?;
+        let after = self.control.transcript.states().last();
+        let after = after.map_or_else(|| "starting".to_owned(), ToString::to_string);
+        Ok(Error::LauncherEnded { status, after })
+    }
+
+    /// The program's pid.
+    pub fn id(&self) -> u32 {
+        self.report().pid().unwrap_or_default()
+    }
+
+    /// The launcher's pid. A signal that is sent to it is handed on to the program.
+    pub fn launcher_id(&self) -> u32 {
+        self.launcher.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// What the launcher has told so far; complete after [`wait`](Self::wait).
+    pub fn report(&self) -> Report {
+        Report::of(self.control.transcript.clone())
+    }
+
+    /// The transcript so far.
+    pub fn transcript(&self) -> &Transcript {
+        &self.control.transcript
+    }
+
+    /// Waits for the program's end. Its standard input, where it was piped, is closed first.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LauncherEnded`] where the launcher ended and did not say how the program did (the
+    /// program was then killed), [`Error::Transcript`] where what it said is not of the protocol.
+    pub fn wait(&mut self) -> Result<ExitStatus, Error> {
+        drop(self.stdin.take());
+        self.control.read_to_end()?;
+        self.finish()
+    }
+
+    /// How the program ended, if it has.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait`](Self::wait).
+    pub fn try_wait(&mut self) -> Result<Option<ExitStatus>, Error> {
+        if self.control.read_available()? { self.finish().map(Some) } else { Ok(None) }
+    }
+
+    /// Waits for the program's end, and collects what it writes meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait`](Self::wait), and [`Error::System`] where a pipe can't be read.
+    pub fn wait_with_output(mut self) -> Result<Output, Error> {
+        drop(self.stdin.take());
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let out = self.stdout.take().map(OwnedFd::from);
+        let err = self.stderr.take().map(OwnedFd::from);
+        self.drain([(out, &mut stdout), (err, &mut stderr)])?;
+        let status = self.wait()?;
+        Ok(Output { status, stdout, stderr, report: self.report() })
+    }
+
+    /// Kills the program. [`wait`](Self::wait) then says that it was.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`] where the kernel would not.
+    pub fn kill(&mut self) -> Result<(), Error> {
+        if self.launcher.ended.is_none() && !self.kill_workload() {
+            // It has ended, and the launcher is about to say so; or the launcher can't say, and with
+            // it goes what it launched.
+            if !self.control.read_available()? {
+                self.launcher.kill();
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves the program and its launcher running when this is dropped. The launcher is then a child
+    /// of this process that somebody else must wait for.
+    pub fn detach(mut self) {
+        self.launcher.detached = true;
+    }
+
+    fn finish(&mut self) -> Result<ExitStatus, Error> {
+        if let Some(status) = self.status {
+            return Ok(status);
+        }
+        let Some(status) = self.report().status else { return Err(self.launcher_ended()?) };
+        self.launcher.reap().map_err(Error::system("waiting for the launcher"))?;
+        self.status = Some(status);
+        Ok(status)
+    }
+
+    /// Reads both pipes and the control channel, whichever has something, until the pipes end.
+    fn drain(&mut self, mut streams: [(Option<OwnedFd>, &mut Vec<u8>); 2]) -> Result<(), Error> {
+        while streams.iter().any(|(fd, _)| fd.is_some()) {
+            let control = (!self.control.ended()).then(|| self.control.fd());
+            let [out, err, told] = ready([streams[0].0.as_ref(), streams[1].0.as_ref(), control])
+                .map_err(Error::system("waiting for output"))?;
+            for ((fd, into), ready) in streams.iter_mut().zip([out, err]) {
+                if ready && fd.as_ref().is_some_and(|fd| read_some(fd, into) != Ok(true)) {
+                    *fd = None;
+                }
+            }
+            if told {
+                self.control.read()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Kills the workload, if it is known and is the launcher's child still.
+    fn kill_workload(&self) -> bool {
+        let pid = self.report().pid().and_then(|pid| Pid::from_raw(pid.cast_signed()));
+        let Some(pid) = pid else { return false };
+        let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
+        // The number may be another's by now. The launcher has one child, so its child this is.
+        if parent_of(pid) != Some(self.launcher.pid) {
+            return false;
+        }
+        pidfd_send_signal(&pidfd, Signal::KILL).is_ok()
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if self.launcher.ended.is_some() || self.launcher.detached {
+            return;
+        }
+        // A launcher whose child was killed reaps it and ends; one that does not is killed, and what
+        // it launched is left to the system to reap.
+        if self.kill_workload() {
+            let ended = pidfd_open(self.launcher.pid, PidfdFlags::empty()).is_ok_and(|pidfd| {
+                wait_for(&pidfd.as_fd(), Some(Duration::from_secs(1))) == Ok(true)
+            });
+            if !ended {
+                self.launcher.kill();
+            }
+        } else {
+            self.launcher.kill();
+        }
+        let _ = self.launcher.reap();
+    }
+}
+
+impl Launcher {
+    fn kill(&self) {
+        if self.ended.is_none() {
+            let _ = kill_process(self.pid, Signal::KILL);
+        }
+    }
+
+    fn reap(&mut self) -> io::Result<ExitStatus> {
+        if let Some(status) = self.ended {
+            return Ok(status);
+        }
+        let status = ExitStatus::from_raw(process::wait(self.pid)?.as_raw());
+        self.ended = Some(status);
+        Ok(status)
+    }
+}
+
+/// Waits until one of `fds` has something to read or has ended, and says which do.
+fn ready<const N: usize>(fds: [Option<&OwnedFd>; N]) -> Result<[bool; N], Errno> {
+    let mut polled: Vec<_> =
+        fds.iter().flatten().map(|fd| PollFd::new(*fd, PollFlags::IN)).collect();
+    retry_on_intr(|| poll(&mut polled, None))?;
+    let mut ready = polled.iter().map(|fd| !fd.revents().is_empty());
+    Ok(fds.map(|fd| fd.is_some() && ready.next() == Some(true)))
+}
+
+/// Reads once; false at the end.
+fn read_some(fd: &OwnedFd, into: &mut Vec<u8>) -> Result<bool, Errno> {
+    into.reserve(32 << 10);
+    let length = retry_on_intr(|| read(fd, rustix::buffer::spare_capacity(into)))?;
+    Ok(length > 0)
+}
+
+/// The parent of a process, by the fourth field of
+/// [proc_pid_stat(5)](https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html).
+fn parent_of(pid: Pid) -> Option<Pid> {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    let (_, rest) = stat.rsplit_once(") ")?;
+    Pid::from_raw(rest.split(' ').nth(1)?.parse().ok()?)
+}

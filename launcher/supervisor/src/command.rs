@@ -1,0 +1,443 @@
+//! What to run, with what, and what it may do.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use portcullis_core::mechanism::{OpenError, Policy};
+use portcullis_core::plan::{LoweringEntry, Target};
+use portcullis_core::{OsText, Params};
+use portcullis_mechanisms::exec::Exec;
+use portcullis_mechanisms::landlock::{self, Landlock};
+use portcullis_mechanisms::netns::NetworkNamespace;
+use portcullis_mechanisms::seccomp::Seccomp;
+use portcullis_mechanisms::userns::UserNamespace;
+use rustix::fs::{Mode, OFlags, open};
+
+use crate::child::{Child, Output, Pipes};
+use crate::control::Control;
+use crate::error::Error;
+use crate::launcher::{Launcher, ask};
+use crate::plan::{Draft, Plan, Request};
+use crate::spawn::{Placement, pipe, place, seal};
+
+/// Where the program's standard input comes from, or its output goes.
+#[derive(Debug)]
+pub struct Stdio(Source);
+
+#[derive(Debug)]
+enum Source {
+    Inherit,
+    Null,
+    Piped,
+    Fd(OwnedFd),
+}
+
+impl Stdio {
+    /// This process's own.
+    pub fn inherit() -> Self {
+        Self(Source::Inherit)
+    }
+
+    /// `/dev/null`.
+    pub fn null() -> Self {
+        Self(Source::Null)
+    }
+
+    /// A pipe, whose other end is the [`Child`]'s.
+    pub fn piped() -> Self {
+        Self(Source::Piped)
+    }
+}
+
+impl<T: Into<OwnedFd>> From<T> for Stdio {
+    fn from(file: T) -> Self {
+        Self(Source::Fd(file.into()))
+    }
+}
+
+/// A program to run confined, shaped like [`std::process::Command`].
+///
+/// Nothing is inherited: the environment is empty, every fd but 0, 1 and 2 stays here. As soon as one
+/// of [`read`](Self::read), [`exec`](Self::exec) and [`write`](Self::write) is called, what they do not
+/// grant is denied by Landlock, the program's own file included.
+///
+/// ```
+/// use portcullis::Command;
+///
+/// let output = Command::new("echo").arg("hello").output()?;
+/// assert_eq!(output.stdout, b"hello\n");
+/// # Ok::<(), portcullis::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Command {
+    program: OsString,
+    arguments: Vec<OsText>,
+    environment: Vec<(OsText, OsText)>,
+    search: OsString,
+    directory: Option<PathBuf>,
+    stdio: [Option<Stdio>; 3],
+    landlock: Option<Landlock>,
+    seccomp: Option<Seccomp>,
+    namespaces: bool,
+    requests: Vec<Request>,
+    launcher: Option<PathBuf>,
+    setup_limit: Duration,
+    trace: bool,
+    die_with_parent: bool,
+}
+
+impl Command {
+    /// Where a program that is named without a slash is looked for, unless
+    /// [`search_path`](Self::search_path) says otherwise.
+    pub const SEARCH_PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin";
+
+    /// The program of this name or path, without any confinement but the scrub of inherited fds.
+    pub fn new(program: impl AsRef<OsStr>) -> Self {
+        Self {
+            program: program.as_ref().to_owned(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            search: Self::SEARCH_PATH.into(),
+            directory: None,
+            stdio: [None, None, None],
+            landlock: None,
+            seccomp: None,
+            namespaces: false,
+            requests: Vec::new(),
+            launcher: None,
+            setup_limit: Duration::from_secs(30),
+            trace: false,
+            die_with_parent: false,
+        }
+    }
+
+    /// Adds an argument.
+    pub fn arg(&mut self, argument: impl AsRef<OsStr>) -> &mut Self {
+        self.arguments.push(argument.as_ref().into());
+        self
+    }
+
+    /// Adds arguments.
+    pub fn args<S: AsRef<OsStr>>(&mut self, arguments: impl IntoIterator<Item = S>) -> &mut Self {
+        self.arguments.extend(arguments.into_iter().map(|it| it.as_ref().into()));
+        self
+    }
+
+    /// Sets a variable of the environment. No other reaches the program.
+    pub fn env(&mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> &mut Self {
+        let name = OsText::from(name.as_ref());
+        self.environment.retain(|(known, _)| *known != name);
+        self.environment.push((name, value.as_ref().into()));
+        self
+    }
+
+    /// Sets variables of the environment.
+    pub fn envs<N: AsRef<OsStr>, V: AsRef<OsStr>>(
+        &mut self,
+        variables: impl IntoIterator<Item = (N, V)>,
+    ) -> &mut Self {
+        for (name, value) in variables {
+            self.env(name, value);
+        }
+        self
+    }
+
+    /// Sets the directories, separated by colons, in which a program that is named without a slash is
+    /// looked for.
+    pub fn search_path(&mut self, path: impl AsRef<OsStr>) -> &mut Self {
+        path.as_ref().clone_into(&mut self.search);
+        self
+    }
+
+    /// Sets the working directory. Without it the program starts in this process's.
+    pub fn current_dir(&mut self, directory: impl AsRef<Path>) -> &mut Self {
+        self.directory = Some(directory.as_ref().to_owned());
+        self
+    }
+
+    /// Sets standard input: inherited by [`spawn`](Self::spawn) and [`status`](Self::status), null for
+    /// [`output`](Self::output), unless set.
+    pub fn stdin(&mut self, stdin: impl Into<Stdio>) -> &mut Self {
+        self.stdio[0] = Some(stdin.into());
+        self
+    }
+
+    /// Sets standard output: inherited by [`spawn`](Self::spawn) and [`status`](Self::status), piped for
+    /// [`output`](Self::output), unless set.
+    pub fn stdout(&mut self, stdout: impl Into<Stdio>) -> &mut Self {
+        self.stdio[1] = Some(stdout.into());
+        self
+    }
+
+    /// Sets standard error, as [`stdout`](Self::stdout) does standard output.
+    pub fn stderr(&mut self, stderr: impl Into<Stdio>) -> &mut Self {
+        self.stdio[2] = Some(stderr.into());
+        self
+    }
+
+    fn landlock(&mut self) -> &mut Landlock {
+        self.landlock.get_or_insert_default()
+    }
+
+    /// Grants reading a file, or a directory and all below it. Executing is another right.
+    pub fn read(&mut self, root: impl AsRef<Path>) -> &mut Self {
+        self.landlock().read.push(root.as_ref().into());
+        self
+    }
+
+    /// Grants executing a file, or the files of a directory and all below it. A program with a dynamic
+    /// loader needs to read its libraries too.
+    pub fn exec(&mut self, root: impl AsRef<Path>) -> &mut Self {
+        self.landlock().exec.push(root.as_ref().into());
+        self
+    }
+
+    /// Grants everything below a directory, or with a file: reading, executing, writing, creating,
+    /// removing, renaming.
+    pub fn write(&mut self, root: impl AsRef<Path>) -> &mut Self {
+        self.landlock().write.push(root.as_ref().into());
+        self
+    }
+
+    /// Confines signals and abstract Unix sockets to the program and its descendants, where the kernel
+    /// can (Landlock ABI 6, Linux 6.12); says whether it can. Counts only with roots.
+    pub fn scope_where_supported(&mut self) -> bool {
+        use landlock::{SCOPES, Scope};
+        let supported = landlock::running_abi().is_some_and(|abi| abi >= SCOPES);
+        if supported {
+            let policy = self.landlock();
+            policy.abi = policy.abi.max(SCOPES);
+            policy.scope = vec![Scope::Signal, Scope::AbstractUnixSocket];
+        }
+        supported
+    }
+
+    /// Denies the network: a user namespace of its own with an empty network namespace, in which
+    /// the program is uid 0 without being so outside, and a filter that answers `EPERM` to
+    /// [socket(2)](https://man7.org/linux/man-pages/man2/socket.2.html) of every family.
+    pub fn no_network(&mut self) -> &mut Self {
+        self.namespaces = true;
+        self.seccomp.get_or_insert_default().deny_inet_sockets = true;
+        self
+    }
+
+    /// Denies new processes and threads: clone, clone3, fork and vfork are answered `EPERM`.
+    pub fn no_new_tasks(&mut self) -> &mut Self {
+        self.seccomp.get_or_insert_default().deny_new_tasks = true;
+        self
+    }
+
+    /// Schedules a mechanism by its typed policy.
+    ///
+    /// ```
+    /// use portcullis::Command;
+    /// use portcullis::mechanism::seccomp::Seccomp;
+    ///
+    /// let no_debugging = Seccomp { deny: vec!["ptrace".into()], ..Seccomp::default() };
+    /// let status = Command::new("true").mechanism(&no_debugging)?.status()?;
+    /// assert!(status.success());
+    /// # Ok::<(), portcullis::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Policy`] for a policy that is no map of names to values.
+    pub fn mechanism<P: Policy>(&mut self, policy: &P) -> Result<&mut Self, Error> {
+        self.requests.push(Request::of(policy)?);
+        Ok(self)
+    }
+
+    /// Schedules a mechanism that is linked into this program, by its id and what a policy says of it.
+    pub fn policy(&mut self, id: impl Into<String>, params: Params) -> &mut Self {
+        self.requests.push(Request::Policy(id.into(), params));
+        self
+    }
+
+    /// Schedules a mechanism by the entry that goes into the plan, as it is.
+    pub fn entry(&mut self, entry: LoweringEntry) -> &mut Self {
+        self.requests.push(Request::Entry(entry));
+        self
+    }
+
+    /// Runs the launcher at this path, in place of the embedded one and of `BVISOR_LAUNCHER_BIN`.
+    pub fn launcher(&mut self, path: impl AsRef<Path>) -> &mut Self {
+        self.launcher = Some(path.as_ref().to_owned());
+        self
+    }
+
+    /// Sets how long a launch may take until the program runs; 30 s unless set.
+    pub fn setup_limit(&mut self, limit: Duration) -> &mut Self {
+        self.setup_limit = limit;
+        self
+    }
+
+    /// Has the launcher note the microseconds that its stages take.
+    pub fn trace(&mut self, on: bool) -> &mut Self {
+        self.trace = on;
+        self
+    }
+
+    /// Has the launcher, and the program with it, killed when the *thread* that spawns it ends, however
+    /// it ends (`PR_SET_PDEATHSIG` of
+    /// [prctl(2)](https://man7.org/linux/man-pages/man2/PR_SET_PDEATHSIG.2const.html)). For processes
+    /// that spawn from their main thread.
+    pub fn die_with_parent(&mut self, on: bool) -> &mut Self {
+        self.die_with_parent = on;
+        self
+    }
+
+    /// Starts the program, and returns when it runs.
+    ///
+    /// # Errors
+    ///
+    /// Any [`Error`]; the program does not run, or no longer. [`Error::Refused`], [`Error::Exec`] and
+    /// [`Error::Faulted`] carry the report.
+    pub fn spawn(&mut self) -> Result<Child, Error> {
+        let inherit = || Stdio::inherit();
+        self.start([inherit(), inherit(), inherit()])
+    }
+
+    /// Runs the program to its end.
+    ///
+    /// # Errors
+    ///
+    /// As [`spawn`](Self::spawn).
+    pub fn status(&mut self) -> Result<ExitStatus, Error> {
+        self.spawn()?.wait()
+    }
+
+    /// Runs the program to its end and collects what it writes.
+    ///
+    /// # Errors
+    ///
+    /// As [`spawn`](Self::spawn).
+    pub fn output(&mut self) -> Result<Output, Error> {
+        self.start([Stdio::null(), Stdio::piped(), Stdio::piped()])?.wait_with_output()
+    }
+
+    /// Says in words what the launcher would do: the plan, the schedule, and every system call between
+    /// clone and exec. Nothing is launched.
+    ///
+    /// ```
+    /// let words = portcullis::Command::new("true").explain()?;
+    /// assert!(words.contains("execveat"));
+    /// # Ok::<(), portcullis::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`spawn`](Self::spawn): what would be refused is refused here too.
+    pub fn explain(&mut self) -> Result<String, Error> {
+        let launcher = Launcher::choose(self.launcher.as_deref())?;
+        let plan = self.plan()?;
+        let (wires, _ours) = Wires::new(&plan)?;
+        ask(&launcher, "--explain", wires.placement(&plan))
+    }
+
+    fn plan(&self) -> Result<Plan, Error> {
+        let argv = [OsText::from(&self.program)].into_iter().chain(self.arguments.iter().cloned());
+        let target =
+            Target { argv: argv.collect(), envp: self.environment.clone(), ..Target::default() };
+        let exec = Exec { program: (&self.program).into(), search: (&self.search).into() };
+        let mut requests = self.requests.clone();
+        if self.namespaces {
+            requests.push(Request::of(&UserNamespace {})?);
+            requests.push(Request::of(&NetworkNamespace {})?);
+        }
+        Draft {
+            target,
+            exec,
+            landlock: self.landlock.as_ref(),
+            seccomp: self.seccomp.as_ref(),
+            requests: &requests,
+        }
+        .open()
+    }
+
+    fn start(&mut self, defaults: [Stdio; 3]) -> Result<Child, Error> {
+        let launcher = Launcher::choose(self.launcher.as_deref())?;
+        let plan = self.plan()?;
+        let directory = match &self.directory {
+            Some(path) => Some(open_directory(path)?),
+            None => None,
+        };
+        let (wires, control) = Wires::new(&plan)?;
+        let mut with = wires.placement(&plan);
+        let mut pipes = Pipes::default();
+        let mut theirs: Vec<OwnedFd> = Vec::new();
+        for (target, (set, default)) in (0..3).zip(self.stdio.iter().zip(&defaults)) {
+            let source = &set.as_ref().unwrap_or(default).0;
+            let fd: RawFd = match source {
+                Source::Inherit => continue,
+                Source::Fd(fd) => fd.as_raw_fd(),
+                Source::Null => {
+                    let null = File::options().read(true).write(true).open("/dev/null");
+                    let null = null.map_err(Error::system("opening /dev/null"))?.into();
+                    theirs.push(null);
+                    theirs[theirs.len() - 1].as_raw_fd()
+                }
+                Source::Piped => {
+                    let (read, write) = pipe()?;
+                    let (ours, end) = if target == 0 { (write, read) } else { (read, write) };
+                    pipes.set(target, ours);
+                    theirs.push(end);
+                    theirs[theirs.len() - 1].as_raw_fd()
+                }
+            };
+            with.fds.push((fd, target));
+        }
+        with.trace = self.trace;
+        with.die_with_parent = self.die_with_parent;
+        with.directory = directory.as_ref().map(AsRawFd::as_raw_fd);
+        let process = place(&launcher, &[], with)?;
+        // The launcher has its own copies: with ours open, no pipe would ever show its end.
+        drop((wires, theirs, plan));
+        Child::started(process.pid(), Control::new(control), pipes, self.setup_limit)
+    }
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd, Error> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    open(path, flags, Mode::empty())
+        .map_err(|errno| OpenError::path("working directory", path)(errno.into()).into())
+}
+
+/// The launcher's ends of the channels.
+struct Wires {
+    control: OwnedFd,
+    plan: OwnedFd,
+    error: OwnedFd,
+    error_read: OwnedFd,
+}
+
+impl Wires {
+    /// The channels of a launch, and our end of the control channel.
+    fn new(plan: &Plan) -> Result<(Self, OwnedFd), Error> {
+        let (ours, control) = pipe()?;
+        let (error_read, error) = pipe()?;
+        Ok((Self { control, plan: seal(&plan.frame)?, error, error_read }, ours))
+    }
+
+    /// Every fd of the plan in its slot, and the channels above them.
+    fn placement(&self, plan: &Plan) -> Placement {
+        let slots = plan.slots.iter();
+        let mut fds: Vec<_> = slots.map(|(slot, fd)| (fd.as_raw_fd(), slot.slot_index)).collect();
+        let first = fds.iter().map(|(_, slot)| slot + 1).max().unwrap_or(3);
+        let channels = [
+            ("BVISOR_CONTROL_FD", &self.control),
+            ("BVISOR_LAUNCH_PLAN_FD", &self.plan),
+            ("BVISOR_ERROR_FD", &self.error),
+            ("BVISOR_ERROR_READ_FD", &self.error_read),
+        ];
+        let mut wiring = Vec::with_capacity(4);
+        for (number, (name, fd)) in (first..).zip(channels) {
+            wiring.push((name, number));
+            fds.push((fd.as_fd().as_raw_fd(), number));
+        }
+        Placement { fds, wiring, ..Placement::default() }
+    }
+}

@@ -1,0 +1,154 @@
+//! Reading the control channel: the transcript, as it grows.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use portcullis_core::state::LauncherState;
+use portcullis_core::transcript::Transcript;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, read, retry_on_intr};
+
+use crate::Error;
+
+/// More than any launcher has to say.
+const LIMIT: usize = 1 << 20;
+
+/// A control channel, and what came by it so far.
+#[derive(Debug)]
+pub(crate) struct Control {
+    fd: OwnedFd,
+    pub(crate) transcript: Transcript,
+    partial: Vec<u8>,
+    total: usize,
+    ended: bool,
+}
+
+impl Control {
+    /// A channel that nothing came by yet.
+    pub(crate) fn new(fd: OwnedFd) -> Self {
+        Self { fd, transcript: Transcript::default(), partial: Vec::new(), total: 0, ended: false }
+    }
+
+    /// The channel, to wait on.
+    pub(crate) fn fd(&self) -> &OwnedFd {
+        &self.fd
+    }
+
+    /// Whether the launcher has closed it.
+    pub(crate) fn ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Reads until a terminal state came, or the end of the channel.
+    pub(crate) fn read_to_terminal(
+        &mut self,
+        limit: Duration,
+    ) -> Result<Option<LauncherState>, Error> {
+        let deadline = Instant::now() + limit;
+        while self.transcript.terminal().is_none() && !self.ended {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !self.wait(Some(left))? {
+                return Err(Error::TimedOut { seconds: limit.as_secs() });
+            }
+            self.read()?;
+        }
+        Ok(self.transcript.terminal())
+    }
+
+    /// Reads to the end of the channel.
+    pub(crate) fn read_to_end(&mut self) -> Result<(), Error> {
+        while !self.ended {
+            self.read()?;
+        }
+        Ok(())
+    }
+
+    /// Reads what is there; true at the channel's end.
+    pub(crate) fn read_available(&mut self) -> Result<bool, Error> {
+        while !self.ended && self.wait(Some(Duration::ZERO))? {
+            self.read()?;
+        }
+        Ok(self.ended)
+    }
+
+    fn wait(&self, limit: Option<Duration>) -> Result<bool, Error> {
+        wait_for(&self.fd, limit).map_err(Error::system("waiting for the launcher"))
+    }
+
+    /// Reads once, which blocks where nothing is there.
+    pub(crate) fn read(&mut self) -> Result<(), Error> {
+        let mut chunk = [0; 4096];
+        let length = retry_on_intr(|| read(&self.fd, &mut chunk))
+            .map_err(Error::system("reading the control channel"))?;
+        if length == 0 {
+            self.ended = true;
+        }
+        self.total += length;
+        if self.total > LIMIT {
+            return Err(Error::TranscriptTooLong { limit: LIMIT });
+        }
+        self.partial.extend_from_slice(&chunk[..length]);
+        while let Some(end) = self.partial.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.partial.drain(..=end).collect();
+            self.transcript.line(&line[..end])?;
+        }
+        Ok(())
+    }
+}
+
+/// Waits until `fd` can be read, or has ended, for as long as `limit`; false where neither came.
+pub(crate) fn wait_for(fd: &impl AsFd, limit: Option<Duration>) -> Result<bool, Errno> {
+    let limit = limit.map(|limit| Timespec {
+        tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: limit.subsec_nanos().into(),
+    });
+    let mut fds = [PollFd::new(fd, PollFlags::IN)];
+    retry_on_intr(|| poll(&mut fds, limit.as_ref())).map(|ready| ready > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::write;
+    use rustix::pipe::pipe;
+
+    use super::*;
+
+    fn after(bytes: &[u8]) -> Result<Option<LauncherState>, Error> {
+        let (read, end) = pipe().unwrap();
+        write(&end, bytes).unwrap();
+        drop(end);
+        Control::new(read).read_to_terminal(Duration::from_secs(5))
+    }
+
+    #[test]
+    fn a_transcript_that_ends_early_has_no_terminal() {
+        assert_eq!(after(b"LauncherStarted\n").unwrap(), None);
+        // Half a line is not a line.
+        assert_eq!(after(b"LauncherStarted\nSetupRefused").unwrap(), None);
+    }
+
+    #[test]
+    fn garbage_and_skipped_states_are_errors() {
+        for text in [&b"hello\n"[..], b"LauncherStarted\nPlanVerified\n", b"\xff\n"] {
+            assert!(matches!(after(text), Err(Error::Transcript(_))));
+        }
+    }
+
+    #[test]
+    fn a_launcher_that_says_nothing_runs_out_of_time() {
+        let (read, _end) = pipe().unwrap();
+        let result = Control::new(read).read_to_terminal(Duration::from_millis(20));
+        assert!(matches!(result, Err(Error::TimedOut { .. })));
+    }
+
+    #[test]
+    fn a_launcher_that_never_stops_talking_is_cut_off() {
+        let (read, end) = pipe().unwrap();
+        let talk = std::thread::spawn(move || while write(&end, &[b'#'; 4096]).is_ok() {});
+        let mut control = Control::new(read);
+        let result = control.read_to_terminal(Duration::from_secs(30));
+        assert!(matches!(result, Err(Error::TranscriptTooLong { .. })));
+        drop(control);
+        talk.join().unwrap();
+    }
+}

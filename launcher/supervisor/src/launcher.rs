@@ -1,0 +1,222 @@
+//! Which launcher is run, and what it can do.
+
+use std::ffi::{CString, OsStr};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use portcullis_core::program::Op;
+use serde::{Deserialize, Serialize};
+
+use crate::spawn::{Placement, place};
+use crate::{Error, Report};
+
+/// A launcher to run.
+#[derive(Debug, Clone)]
+pub(crate) enum Launcher {
+    /// The embedded one.
+    #[cfg(bundled)]
+    Bundled,
+    /// One that was given by path.
+    Path(PathBuf),
+}
+
+impl Launcher {
+    /// The one at `path`; without it, that of `BVISOR_LAUNCHER_BIN`; without that, the embedded one.
+    pub(crate) fn choose(path: Option<&Path>) -> Result<Self, Error> {
+        let path = path.map(Path::to_owned);
+        let path = path.or_else(|| std::env::var_os("BVISOR_LAUNCHER_BIN").map(PathBuf::from));
+        match path {
+            Some(path) => Ok(Self::Path(path)),
+            #[cfg(bundled)]
+            None => Ok(Self::Bundled),
+            #[cfg(not(bundled))]
+            None => Err(Error::Launcher {
+                launcher: "portcullis-launcher".into(),
+                source: io::Error::other(
+                    "none is embedded (feature bundled-launcher); name one in code or in \
+                     BVISOR_LAUNCHER_BIN",
+                ),
+            }),
+        }
+    }
+
+    /// The op that execs it, with these arguments after its name.
+    pub(crate) fn exec(&self, arguments: &[&str], envp: Vec<CString>) -> Result<Op, Error> {
+        let c_string = |bytes: &[u8]| CString::new(bytes).map_err(|error| self.error(error.into()));
+        let argv =
+            ["portcullis-launcher"].iter().chain(arguments).map(|it| c_string(it.as_bytes()));
+        let argv = argv.collect::<Result<Vec<_>, _>>()?;
+        match self {
+            #[cfg(bundled)]
+            Self::Bundled => {
+                let fd = bundled::fd().map_err(|error| self.error(error))?;
+                Ok(Op::execveat(fd.as_raw_fd(), argv, envp))
+            }
+            Self::Path(path) => Ok(Op::execve(c_string(path.as_os_str().as_bytes())?, argv, envp)),
+        }
+    }
+
+    pub(crate) fn error(&self, source: io::Error) -> Error {
+        let launcher = match self {
+            #[cfg(bundled)]
+            Self::Bundled => "that is embedded".into(),
+            Self::Path(path) => path.display().to_string(),
+        };
+        Error::Launcher { launcher, source }
+    }
+}
+
+#[cfg(bundled)]
+mod bundled {
+    use std::io;
+    use std::os::fd::OwnedFd;
+    use std::sync::OnceLock;
+
+    use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+    use rustix::io::{Errno, retry_on_intr, write};
+
+    static IMAGE: &[u8] = include_bytes!(env!("PORTCULLIS_BUNDLED_LAUNCHER"));
+    static MEMFD: OnceLock<OwnedFd> = OnceLock::new();
+
+    /// The embedded launcher in a memfd that nobody can write to, made once for the process.
+    pub(super) fn fd() -> io::Result<&'static OwnedFd> {
+        if let Some(fd) = MEMFD.get() {
+            return Ok(fd);
+        }
+        let fd = make()?;
+        // Another thread may have been faster, and its fd is as good.
+        Ok(MEMFD.get_or_init(|| fd))
+    }
+
+    fn make() -> io::Result<OwnedFd> {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let name = "portcullis-launcher";
+        // Linux 6.3 wants to be told that a memfd is for executing; before it, the flag is unknown.
+        let fd = match memfd_create(name, flags | MemfdFlags::EXEC) {
+            Err(Errno::INVAL) => memfd_create(name, flags)?,
+            result => result?,
+        };
+        let mut rest = IMAGE;
+        while !rest.is_empty() {
+            let written = retry_on_intr(|| write(&fd, rest))?;
+            rest = &rest[written..];
+        }
+        fcntl_add_seals(
+            &fd,
+            SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE,
+        )?;
+        Ok(fd)
+    }
+}
+
+/// A mechanism of a launcher, as the launcher itself describes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MechanismInfo {
+    /// The lowering id.
+    pub id: String,
+    /// The version of its contract.
+    pub version: u32,
+    /// The phase's name.
+    pub phase: String,
+    /// The phase's code.
+    pub phase_code: u32,
+    /// Its place within the phase.
+    pub rank: u8,
+    /// Why it has that place.
+    pub rank_reason: String,
+    /// What it does.
+    pub summary: String,
+    /// The oldest kernel that has what it needs.
+    pub kernel_floor: String,
+    /// The grammar of its parameters on the wire, in CDDL.
+    pub params: String,
+    /// An example of what a policy says of it, in JSON.
+    pub example: String,
+    /// The digest of its declaration, in hexadecimal.
+    pub decl_digest: String,
+    /// Whether this kernel, for this user, can do it.
+    pub supported: String,
+    /// To which degree, where it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// Why, where it can't.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+impl MechanismInfo {
+    /// Whether this kernel, for this user, can do it.
+    pub fn is_supported(&self) -> bool {
+        self.supported == "yes"
+    }
+}
+
+/// Asks a launcher for its mechanisms: the one at `launcher`, or without a path the one that
+/// [`Command`](crate::Command) would run.
+///
+/// ```
+/// let mechanisms = portcullis::mechanisms(None)?;
+/// assert!(mechanisms.iter().any(|it| it.id == "linux.exec.v1" && it.is_supported()));
+/// # Ok::<(), portcullis::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// [`Error::Launcher`] where it can't be run, [`Error::Answer`] where it does not answer.
+pub fn mechanisms(launcher: Option<&Path>) -> Result<Vec<MechanismInfo>, Error> {
+    let launcher = Launcher::choose(launcher)?;
+    let answer = ask(&launcher, "--mechanisms", Placement::default())?;
+    serde_json::from_str(&answer).map_err(|error| Error::Answer(error.to_string()))
+}
+
+/// Runs a launcher for what it prints.
+pub(crate) fn ask(
+    launcher: &Launcher,
+    question: &str,
+    mut with: Placement,
+) -> Result<String, Error> {
+    let [(out, out_end), (err, err_end)] = [crate::spawn::pipe()?, crate::spawn::pipe()?];
+    let null =
+        File::options().read(true).open("/dev/null").map_err(Error::system("opening /dev/null"))?;
+    let fds: [(BorrowedFd<'_>, u32); 3] =
+        [(null.as_fd(), 0), (out_end.as_fd(), 1), (err_end.as_fd(), 2)];
+    with.fds.extend(fds.map(|(fd, target)| (fd.as_raw_fd(), target)));
+    let mut process = place(launcher, &[question], with)?;
+    drop((out_end, err_end));
+    // One after the other is enough: what a launcher says of an error is less than a pipe holds.
+    let mut answer = String::new();
+    let read = File::from(out).read_to_string(&mut answer);
+    let mut complaint = String::new();
+    let read = read.and_then(|_| File::from(err).read_to_string(&mut complaint));
+    let status = process.wait().map_err(Error::system("waiting for the launcher"))?;
+    read.map_err(Error::system("reading the launcher's answer"))?;
+    if status.exit_status() == Some(0) {
+        return Ok(answer);
+    }
+    let complaint = complaint.trim();
+    let complaint = complaint.strip_prefix("portcullis-launcher: ").unwrap_or(complaint);
+    match status.exit_status() {
+        Some(3) => Err(refused(complaint)),
+        Some(4) => Err(Error::Faulted { what: complaint.into(), report: Box::default() }),
+        _ => Err(Error::Answer(format!("{question} ended with {status:?}: {complaint}"))),
+    }
+}
+
+fn refused(complaint: &str) -> Error {
+    let (reason, detail) = complaint.split_once(": ").unwrap_or((complaint, ""));
+    match reason.parse() {
+        Ok(reason) => {
+            Error::Refused { reason, detail: detail.into(), report: Box::<Report>::default() }
+        }
+        Err(_) => Error::Answer(complaint.into()),
+    }
+}
+
+/// A variable of the launcher's environment.
+pub(crate) fn variable(name: &str, value: &OsStr) -> Result<CString, Error> {
+    CString::new([name.as_bytes(), b"=", value.as_bytes()].concat())
+        .map_err(|error| Error::System { what: "the launcher's environment", source: error.into() })
+}

@@ -1,0 +1,106 @@
+//! From a command to a sealed plan: where paths become fds.
+
+use std::os::fd::OwnedFd;
+
+use portcullis_core::descriptor::DescriptorSlot;
+use portcullis_core::mechanism::{Opening, Policy};
+use portcullis_core::plan::{LaunchBody, LaunchPlan, LoweringEntry, Target, lowering_digest};
+use portcullis_core::registry::Registry;
+use portcullis_core::{Digest, Params};
+use portcullis_mechanisms::ambient_scrub::AmbientScrub;
+use portcullis_mechanisms::exec::Exec;
+use portcullis_mechanisms::{landlock::Landlock, seccomp::Seccomp};
+
+use crate::Error;
+
+/// One thing that a command asks a launcher for.
+#[derive(Debug, Clone)]
+pub(crate) enum Request {
+    /// What a policy says of a mechanism that is linked in here.
+    Policy(String, Params),
+    /// An entry as the plan carries it.
+    Entry(LoweringEntry),
+}
+
+impl Request {
+    /// The request of a policy that is a type.
+    pub(crate) fn of<P: Policy>(policy: &P) -> Result<Self, Error> {
+        let params = Params::of(policy).map_err(portcullis_core::mechanism::OpenError::from)?;
+        Ok(Self::Policy(P::ID.to_owned(), params))
+    }
+}
+
+/// Everything that a plan is made from.
+pub(crate) struct Draft<'c> {
+    pub(crate) target: Target,
+    pub(crate) exec: Exec,
+    pub(crate) landlock: Option<&'c Landlock>,
+    pub(crate) seccomp: Option<&'c Seccomp>,
+    pub(crate) requests: &'c [Request],
+}
+
+/// A plan and the fds that go with it.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// The frame.
+    pub(crate) frame: Vec<u8>,
+    /// The fds, each with its slot.
+    pub(crate) slots: Vec<(DescriptorSlot, OwnedFd)>,
+}
+
+impl Draft<'_> {
+    /// Opens what the plan needs, and encodes it.
+    pub(crate) fn open(self) -> Result<Plan, Error> {
+        let registry = Registry::collect()?;
+        // The exec first: that there is no such program is what a user wants to hear first.
+        let mut requests = vec![Request::of(&self.exec)?, Request::of(&AmbientScrub {})?];
+        if let Some(landlock) = self.landlock {
+            requests.push(Request::of(landlock)?);
+        }
+        if let Some(seccomp) = self.seccomp {
+            requests.push(Request::of(seccomp)?);
+        }
+        requests.extend_from_slice(self.requests);
+        let mut opening = Opening::new(self.target);
+        let entries = requests.into_iter().map(|request| entry(request, &registry, &mut opening));
+        let lowering = entries.collect::<Result<Vec<_>, Error>>()?;
+        let (target, slots) = opening.finish();
+        let h_l = lowering_digest(&lowering);
+        let frame = LaunchPlan::encode(&LaunchBody {
+            attempt_id: attempt()?,
+            // What was asked for is all in the lowering; no other authority and no policy is named.
+            plan_id: h_l,
+            h_a: Digest::ZERO,
+            h_p: Digest::ZERO,
+            h_l,
+            lowering,
+            descriptor_table: slots.iter().map(|(slot, _)| *slot).collect(),
+            target,
+        })?;
+        Ok(Plan { frame, slots })
+    }
+}
+
+fn entry(
+    request: Request,
+    registry: &Registry,
+    opening: &mut Opening,
+) -> Result<LoweringEntry, Error> {
+    match request {
+        Request::Entry(entry) => Ok(entry),
+        Request::Policy(id, params) => {
+            let Some(mechanism) = registry.find(&id) else {
+                return Err(Error::UnknownMechanism { id });
+            };
+            Ok(mechanism.declaration().entry(mechanism.open(&params, opening)?))
+        }
+    }
+}
+
+/// A name for this attempt that no other has.
+fn attempt() -> Result<Digest, Error> {
+    use rustix::rand::{GetRandomFlags, getrandom};
+    let mut bytes = [0u8; 32];
+    getrandom(&mut bytes, GetRandomFlags::empty()).map_err(Error::system("getrandom"))?;
+    Ok(bytes.into())
+}

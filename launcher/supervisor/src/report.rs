@@ -1,0 +1,164 @@
+//! What a launch came to, as its launcher observed it.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+
+use portcullis_core::state::{LauncherState, PhaseGroup, PhaseResult, RefusalReason};
+use portcullis_core::transcript::{Transcript, word};
+use serde::{Serialize, Serializer};
+
+/// What a launch came to: the transcript, and what it says.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Report {
+    /// The states and notes, as they were written.
+    pub transcript: Transcript,
+    /// How each phase group resolved, in the order in which they did.
+    pub phases: Vec<(PhaseGroup, PhaseResult)>,
+    /// Why the workload never ran, if it did not.
+    pub stopped: Option<Stopped>,
+    /// How the workload ended, once it has.
+    #[serde(serialize_with = "status")]
+    pub status: Option<ExitStatus>,
+}
+
+/// Why a workload never ran.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stopped {
+    /// The launcher refused, by name.
+    Refused {
+        /// The name.
+        reason: RefusalReason,
+        /// What, to what, and what would help.
+        detail: String,
+    },
+    /// Something failed.
+    Faulted {
+        /// What was being done, to what, and why it failed.
+        what: String,
+        /// The errno of the child's call that failed, if one did.
+        errno: Option<i32>,
+        /// Whose call it was: a lowering id, or `launcher`.
+        owner: Option<String>,
+    },
+}
+
+impl Report {
+    /// Reads what a transcript says.
+    pub(crate) fn of(transcript: Transcript) -> Self {
+        let phases = transcript.notes().iter().filter_map(|note| phase(note)).collect();
+        let text = |name| transcript.text(name).unwrap_or_default().to_owned();
+        let stopped = match transcript.terminal() {
+            Some(LauncherState::SetupRefused) => {
+                let reason = transcript.value("refusal").and_then(|name| name.parse().ok());
+                // A launcher that refuses and gives no name that is known has said as much.
+                let reason = reason.unwrap_or(RefusalReason::PlanInvalid);
+                Some(Stopped::Refused { reason, detail: text("refusal") })
+            }
+            Some(LauncherState::SetupFaulted) => Some(Stopped::Faulted {
+                what: text("fault"),
+                errno: transcript.value("errno").and_then(|errno| errno.parse().ok()),
+                owner: transcript.value("failed").map(str::to_owned),
+            }),
+            _ => None,
+        };
+        let status = transcript.notes().iter().find_map(|note| end(note));
+        Self { transcript, phases, stopped, status }
+    }
+
+    /// The lowering ids of the mechanisms that were applied: every call of each was made by the
+    /// workload's own process and returned what it should.
+    pub fn applied(&self) -> impl Iterator<Item = &str> {
+        self.transcript.notes().iter().filter_map(|note| word(note, "applied"))
+    }
+
+    /// The workload's pid.
+    pub fn pid(&self) -> Option<u32> {
+        self.transcript.value("child_pid")?.parse().ok()
+    }
+
+    /// Whether the workload was exec'd.
+    pub fn exec_succeeded(&self) -> bool {
+        self.transcript.terminal() == Some(LauncherState::ExecSucceeded)
+    }
+}
+
+fn phase(note: &str) -> Option<(PhaseGroup, PhaseResult)> {
+    if let Some(result) = word(note, "confinement") {
+        return Some((PhaseGroup::Confinement, result.parse().ok()?));
+    }
+    Some((word(note, "phase")?.parse().ok()?, word(note, "result")?.parse().ok()?))
+}
+
+/// The wait status of `workload exited code=N` and `workload killed signal=N core=BOOL`
+/// ([wait(2)](https://man7.org/linux/man-pages/man2/wait.2.html)).
+fn end(note: &str) -> Option<ExitStatus> {
+    const CORE: i32 = 0x80;
+    let rest = note.strip_prefix("workload ")?;
+    if rest.starts_with("exited ") {
+        let code: u8 = word(rest, "code")?.parse().ok()?;
+        return Some(ExitStatus::from_raw(i32::from(code) << 8));
+    }
+    let signal: i32 =
+        word(rest, "signal")?.parse().ok().filter(|signal| (1..=64).contains(signal))?;
+    let core = if word(rest, "core")? == "true" { CORE } else { 0 };
+    Some(ExitStatus::from_raw(signal | core))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Status {
+    Exited { code: i32 },
+    Killed { signal: i32, core_dumped: bool },
+}
+
+fn status<S: Serializer>(status: &Option<ExitStatus>, serializer: S) -> Result<S::Ok, S::Error> {
+    let status = status.and_then(|status| match (status.code(), status.signal()) {
+        (Some(code), _) => Some(Status::Exited { code }),
+        (None, Some(signal)) => Some(Status::Killed { signal, core_dumped: status.core_dumped() }),
+        _ => None,
+    });
+    status.serialize(serializer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(text: &str) -> Report {
+        Report::of(Transcript::parse(text.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn a_refusal_is_read_with_its_name_and_its_detail() {
+        let report = report(
+            "LauncherStarted\n# refusal=MissingPrimitive\n# refusal: x: no such thing\nSetupRefused\n",
+        );
+        let reason = RefusalReason::MissingPrimitive;
+        let expected = Stopped::Refused { reason, detail: "x: no such thing".into() };
+        assert_eq!(report.stopped, Some(expected));
+        assert!(!report.exec_succeeded());
+    }
+
+    #[test]
+    fn a_fault_is_read_with_the_call_that_failed() {
+        let report = report(
+            "LauncherStarted\n# child errno=8\n# failed=linux.exec.v1 call=execveat step=7\n\
+             SetupFaulted\n# fault: it failed\n",
+        );
+        let owner = Some("linux.exec.v1".to_owned());
+        let expected = Stopped::Faulted { what: "it failed".into(), errno: Some(8), owner };
+        assert_eq!(report.stopped, Some(expected));
+    }
+
+    #[test]
+    fn ends_are_wait_statuses() {
+        let exited = end("workload exited code=7").unwrap();
+        assert_eq!((exited.code(), exited.signal()), (Some(7), None));
+        let killed = end("workload killed signal=11 core=true").unwrap();
+        assert_eq!((killed.code(), killed.signal(), killed.core_dumped()), (None, Some(11), true));
+        for other in ["workload exited", "workload killed signal=99 core=false", "exited code=1"] {
+            assert_eq!(end(other), None);
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Starting the launcher: every fd in its slot, and nothing else inherited.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{OwnedFd, RawFd};
+
+use portcullis_child::CloneOptions;
+use portcullis_core::program::{Op, Program};
+use portcullis_launcher::process::{self, Child as Process, Progress};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::io::{pwrite, retry_on_intr};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::Signal;
+
+use crate::Error;
+use crate::launcher::{Launcher, variable};
+
+/// What a launcher is started with.
+#[derive(Debug, Default)]
+pub(crate) struct Placement {
+    /// Fds and the numbers that they are to have: 0, 1 and 2 where they are not this process's own,
+    /// and every number from 3 up to the highest.
+    pub(crate) fds: Vec<(RawFd, u32)>,
+    /// Variables of the environment that are fd numbers.
+    pub(crate) wiring: Vec<(&'static str, u32)>,
+    /// Whether the launcher notes how long its stages take.
+    pub(crate) trace: bool,
+    /// The working directory.
+    pub(crate) directory: Option<RawFd>,
+    /// Whether the launcher dies with the thread that starts it.
+    pub(crate) die_with_parent: bool,
+}
+
+/// Starts a launcher.
+///
+/// The child moves each fd out of the numbers that are to be filled, fills them, and marks the rest
+/// close-on-exec: this process's fd table is not touched, whatever its other threads do meanwhile.
+pub(crate) fn place(
+    launcher: &Launcher,
+    arguments: &[&str],
+    with: Placement,
+) -> Result<Process, Error> {
+    let mut envp = Vec::with_capacity(with.wiring.len() + 1);
+    for (name, fd) in &with.wiring {
+        envp.push(variable(name, fd.to_string().as_ref())?);
+    }
+    if with.trace {
+        envp.push(variable("BVISOR_TRACE", OsStr::new("1"))?);
+    }
+    let mut program = Program::default();
+    if with.die_with_parent {
+        program.push(Op::parent_death_signal(Signal::KILL.as_raw()));
+        program.push(Op::parent_is_alive());
+    }
+    if let Some(directory) = with.directory {
+        program.push(Op::fchdir(directory));
+    }
+    let base = with.fds.iter().map(|(_, target)| target + 1).max().unwrap_or(0).max(3);
+    // Moved by the child and filled in when all are out of the way.
+    let mut fill = Vec::with_capacity(with.fds.len());
+    for (fd, target) in &with.fds {
+        let to = RawFd::try_from(*target).unwrap_or(RawFd::MAX);
+        if u32::try_from(*fd).is_ok_and(|fd| fd >= base) {
+            fill.push(Op::dup3(*fd, to));
+        } else {
+            fill.push(Op::dup3_result(program.push(Op::dup_from(*fd, base)), to));
+        }
+    }
+    for op in fill {
+        program.push(op);
+    }
+    program.push(Op::close_on_exec_from(base));
+    program.push(Op::empty_signal_mask());
+    program.push(launcher.exec(arguments, envp)?);
+    let mut process = process::spawn(program, None, CloneOptions::default())
+        .map_err(|error| launcher.error(error))?;
+    let (errno, what) = match process.progress() {
+        Progress::Complete => return Ok(process),
+        Progress::Failed { step, errno } => (errno, process.program().ops()[step].1.name()),
+        Progress::Stopped { step } => (libc::EINTR, process.program().ops()[step].1.name()),
+    };
+    // It has ended, and is reaped here whatever its end was.
+    let _ = process.wait();
+    let source = io::Error::from_raw_os_error(errno);
+    if what.starts_with("exec") {
+        return Err(launcher.error(source));
+    }
+    Err(Error::System { what, source })
+}
+
+/// A pipe: what is written to the second can be read from the first.
+pub(crate) fn pipe() -> Result<(OwnedFd, OwnedFd), Error> {
+    pipe_with(PipeFlags::CLOEXEC).map_err(Error::system("making a pipe"))
+}
+
+/// The plan, in a memfd that can't change any more.
+pub(crate) fn seal(plan: &[u8]) -> Result<OwnedFd, Error> {
+    let what = "sealing the plan in a memfd";
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // Linux 6.3 has a flag for a memfd that is never to be executed.
+    let fd = memfd_create("plan", flags | MemfdFlags::NOEXEC_SEAL)
+        .or_else(|_| memfd_create("plan", flags))
+        .map_err(Error::system(what))?;
+    // By pwrite: the launcher, which shares the offset, reads from where it stands.
+    let mut done = 0;
+    while done < plan.len() {
+        done += retry_on_intr(|| pwrite(&fd, &plan[done..], done as u64))
+            .map_err(Error::system(what))?;
+    }
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    fcntl_add_seals(&fd, seals).map_err(Error::system(what))?;
+    Ok(fd)
+}
