@@ -18,16 +18,22 @@ use crate::{Digest, Params, ParamsError};
 #[repr(u8)]
 pub enum Phase {
     /// Code 0: namespaces are created, the child is born in its cgroup.
+    #[serde(rename = "namespace create")]
     Namespace = 0,
     /// Code 1: the file system that the workload sees.
+    #[serde(rename = "file-system set-up")]
     FileSystem = 1,
     /// Code 2: privileges are dropped.
+    #[serde(rename = "privilege drop")]
     Privilege = 2,
     /// Code 3: inherited file descriptors are closed.
+    #[serde(rename = "fd hygiene")]
     FdHygiene = 3,
     /// Code 4: Landlock and seccomp.
+    #[serde(rename = "policy install")]
     Policy = 4,
     /// Code 5: the exec.
+    #[serde(rename = "launch")]
     Launch = 5,
 }
 
@@ -40,7 +46,7 @@ impl Phase {
 
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             Self::Namespace => "namespace create",
             Self::FileSystem => "file-system set-up",
             Self::Privilege => "privilege drop",

@@ -43,6 +43,22 @@ pub enum Arg {
     Result(OpId),
 }
 
+/// An fd by its number, or the one that an earlier op returned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FdArg(Arg);
+
+impl From<RawFd> for FdArg {
+    fn from(fd: RawFd) -> Self {
+        Self(Arg::Fd(fd))
+    }
+}
+
+impl From<OpId> for FdArg {
+    fn from(id: OpId) -> Self {
+        Self(Arg::Result(id))
+    }
+}
+
 /// Names an op of the program that is being made, for [`Arg::Result`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpId(usize);
@@ -134,8 +150,8 @@ impl Op {
 
     /// [dup3(2)](https://man7.org/linux/man-pages/man2/dup.2.html): `to` becomes a copy of `from`,
     /// without close-on-exec.
-    pub fn dup3(from: RawFd, to: RawFd) -> Self {
-        let args = vec![Arg::Fd(from), Arg::Fd(to), Arg::Int(0)];
+    pub fn dup3(from: impl Into<FdArg>, to: RawFd) -> Self {
+        let args = vec![from.into().0, Arg::Fd(to), Arg::Int(0)];
         Self::new("dup3", libc::SYS_dup3, args, Expect::Value(to.into()))
     }
 
@@ -145,13 +161,6 @@ impl Op {
     pub fn dup_from(fd: RawFd, least: u32) -> Self {
         let args = vec![Arg::Fd(fd), int(libc::F_DUPFD_CLOEXEC), Arg::Int(least.into())];
         Self::new("fcntl", libc::SYS_fcntl, args, Expect::NonNegative)
-    }
-
-    /// [dup3(2)](https://man7.org/linux/man-pages/man2/dup.2.html) of the fd that an earlier op
-    /// returned, without close-on-exec.
-    pub fn dup3_result(from: OpId, to: RawFd) -> Self {
-        let args = vec![Arg::Result(from), Arg::Fd(to), Arg::Int(0)];
-        Self::new("dup3", libc::SYS_dup3, args, Expect::Value(to.into()))
     }
 
     /// [fchdir(2)](https://man7.org/linux/man-pages/man2/chdir.2.html).
@@ -221,10 +230,10 @@ impl Op {
 
     /// [execveat(2)](https://man7.org/linux/man-pages/man2/execveat.2.html) of the file that `fd` is,
     /// by `AT_EMPTY_PATH`: no path is looked up.
-    pub fn execveat(fd: RawFd, argv: Vec<CString>, envp: Vec<CString>) -> Self {
+    pub fn execveat(fd: impl Into<FdArg>, argv: Vec<CString>, envp: Vec<CString>) -> Self {
         let (arguments, environment) = (Arg::Strings(argv.into()), Arg::Strings(envp.into()));
         let empty = Arg::Bytes(vec![0].into());
-        let args = vec![Arg::Fd(fd), empty, arguments, environment, int(libc::AT_EMPTY_PATH)];
+        let args = vec![fd.into().0, empty, arguments, environment, int(libc::AT_EMPTY_PATH)];
         // It returns only to fail.
         Self::new("execveat", libc::SYS_execveat, args, Expect::Zero)
     }

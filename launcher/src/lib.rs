@@ -10,11 +10,14 @@
 //! # Use
 //!
 //! The package's binary, `portcullis-launcher`, links the built-in mechanisms. A launcher with other
-//! mechanisms is a binary of three lines:
+//! mechanisms is a binary of a few lines:
 //!
 //! ```no_run
 //! // use portcullis_mechanisms as _;  // the built-in ones
 //! // use my_mechanisms as _;          // and mine: a crate that nothing refers to is not linked
+//!
+//! #[global_allocator]
+//! static MEMORY: portcullis_launcher::Arena = portcullis_launcher::Arena::new();
 //!
 //! fn main() -> std::process::ExitCode {
 //!     portcullis_launcher::main()
@@ -41,6 +44,7 @@ mod trace;
 mod wiring;
 
 use coordinator::Purpose;
+pub use sys::Arena;
 
 /// The exit status of a launch that was refused.
 pub const REFUSED: u8 = 3;

@@ -3,11 +3,11 @@
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use portcullis_core::program::Op;
+use portcullis_core::program::{FdArg, Op};
 use serde::{Deserialize, Serialize};
 
 use crate::spawn::{Placement, place};
@@ -43,19 +43,35 @@ impl Launcher {
         }
     }
 
-    /// The op that execs it, with these arguments after its name.
-    pub(crate) fn exec(&self, arguments: &[&str], envp: Vec<CString>) -> Result<Op, Error> {
+    /// The fd that it is executed from, unless it is executed by its path.
+    pub(crate) fn image(&self) -> Result<Option<RawFd>, Error> {
+        match self {
+            #[cfg(bundled)]
+            Self::Bundled => {
+                bundled::fd().map(|fd| Some(fd.as_raw_fd())).map_err(|error| self.error(error))
+            }
+            Self::Path(_) => Ok(None),
+        }
+    }
+
+    /// The op that execs it, from its image where it has one, with these arguments after its name.
+    pub(crate) fn exec(
+        &self,
+        image: Option<FdArg>,
+        arguments: &[&str],
+        envp: Vec<CString>,
+    ) -> Result<Op, Error> {
         let c_string = |bytes: &[u8]| CString::new(bytes).map_err(|error| self.error(error.into()));
         let argv =
             ["portcullis-launcher"].iter().chain(arguments).map(|it| c_string(it.as_bytes()));
         let argv = argv.collect::<Result<Vec<_>, _>>()?;
-        match self {
-            #[cfg(bundled)]
-            Self::Bundled => {
-                let fd = bundled::fd().map_err(|error| self.error(error))?;
-                Ok(Op::execveat(fd.as_raw_fd(), argv, envp))
+        match (image, self) {
+            (Some(image), _) => Ok(Op::execveat(image, argv, envp)),
+            (None, Self::Path(path)) => {
+                Ok(Op::execve(c_string(path.as_os_str().as_bytes())?, argv, envp))
             }
-            Self::Path(path) => Ok(Op::execve(c_string(path.as_os_str().as_bytes())?, argv, envp)),
+            #[cfg(bundled)]
+            (None, Self::Bundled) => Err(self.error(io::Error::from_raw_os_error(libc::EBADF))),
         }
     }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 
 use portcullis_child::CloneOptions;
-use portcullis_core::program::{Op, Program};
+use portcullis_core::program::{FdArg, Op, Program};
 use portcullis_launcher::process::{self, Child as Process, Progress};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::{pwrite, retry_on_intr};
@@ -60,18 +60,15 @@ pub(crate) fn place(
     let mut fill = Vec::with_capacity(with.fds.len());
     for (fd, target) in &with.fds {
         let to = RawFd::try_from(*target).unwrap_or(RawFd::MAX);
-        if u32::try_from(*fd).is_ok_and(|fd| fd >= base) {
-            fill.push(Op::dup3(*fd, to));
-        } else {
-            fill.push(Op::dup3_result(program.push(Op::dup_from(*fd, base)), to));
-        }
+        fill.push(Op::dup3(moved(&mut program, *fd, base), to));
     }
+    let image = launcher.image()?.map(|fd| moved(&mut program, fd, base));
     for op in fill {
         program.push(op);
     }
     program.push(Op::close_on_exec_from(base));
     program.push(Op::empty_signal_mask());
-    program.push(launcher.exec(arguments, envp)?);
+    program.push(launcher.exec(image, arguments, envp)?);
     let mut process = process::spawn(program, None, CloneOptions::default())
         .map_err(|error| launcher.error(error))?;
     let (errno, what) = match process.progress() {
@@ -86,6 +83,14 @@ pub(crate) fn place(
         return Err(launcher.error(source));
     }
     Err(Error::System { what, source })
+}
+
+/// The fd, out of the numbers below `base`.
+fn moved(program: &mut Program, fd: RawFd, base: u32) -> FdArg {
+    if u32::try_from(fd).is_ok_and(|fd| fd >= base) {
+        return fd.into();
+    }
+    program.push(Op::dup_from(fd, base)).into()
 }
 
 /// A pipe: what is written to the second can be read from the first.

@@ -1,0 +1,3 @@
+//! Nothing but a place for the benchmarks' dependencies; see `launch.rs`.
+
+#![forbid(unsafe_code)]
