@@ -94,7 +94,7 @@ mod bundled {
     use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
     use rustix::io::{Errno, retry_on_intr, write};
 
-    static IMAGE: &[u8] = include_bytes!(env!("PORTCULLIS_BUNDLED_LAUNCHER"));
+    pub(super) static IMAGE: &[u8] = include_bytes!(env!("PORTCULLIS_BUNDLED_LAUNCHER"));
     static MEMFD: OnceLock<OwnedFd> = OnceLock::new();
 
     /// The embedded launcher in a memfd that nobody can write to, made once for the process.
@@ -126,6 +126,15 @@ mod bundled {
         )?;
         Ok(fd)
     }
+}
+
+/// The embedded launcher's file, for a supervisor that starts it by itself; `None` without the feature
+/// `bundled-launcher`.
+pub fn bundled_launcher() -> Option<&'static [u8]> {
+    #[cfg(bundled)]
+    return Some(bundled::IMAGE);
+    #[cfg(not(bundled))]
+    return None;
 }
 
 /// A mechanism of a launcher, as the launcher itself describes it.

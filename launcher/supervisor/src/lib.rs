@@ -55,7 +55,7 @@ mod spawn;
 pub use child::{Child, Output};
 pub use command::{Command, Stdio};
 pub use error::Error;
-pub use launcher::{MechanismInfo, mechanisms};
+pub use launcher::{MechanismInfo, bundled_launcher, mechanisms};
 pub use portcullis_core::Params;
 pub use portcullis_core::mechanism::OpenError;
 pub use portcullis_core::plan::LoweringEntry;

@@ -1,0 +1,79 @@
+//! A launcher as somebody else would make it: the built-in mechanisms and some of its own, which go
+//! wrong in ways that the built-in ones don't.
+
+use std::thread;
+use std::time::Duration;
+
+use portcullis_core::mechanism::{
+    ChildPid, Declaration, Fault, Host, Mechanism, OpenError, Opening, Phase, Repeat, Stop, Support,
+};
+use portcullis_core::{Lowering, Params};
+use portcullis_mechanisms as _;
+
+const fn declaration(id: &'static str) -> Declaration {
+    Declaration {
+        id,
+        version: 1,
+        phase: Phase::Privilege,
+        rank: 0,
+        rank_reason: "it is alone",
+        repeat: Repeat::Once,
+        requires: &[],
+        summary: "goes wrong",
+        kernel_floor: "any",
+        params: "{}",
+        example: "{}",
+    }
+}
+
+macro_rules! mechanism {
+    ($name:ident, $id:literal, $lower:expr, $attend:expr) => {
+        struct $name;
+        portcullis_core::register!($name);
+        impl Mechanism for $name {
+            fn declaration(&self) -> &'static Declaration {
+                static DECLARATION: Declaration = declaration($id);
+                &DECLARATION
+            }
+            fn open(&self, policy: &Params, _: &mut Opening) -> Result<Params, OpenError> {
+                Ok(policy.clone())
+            }
+            fn lower(&self, _: &Params, launch: &mut Lowering<'_>) -> Result<(), Stop> {
+                $lower(launch)
+            }
+            fn attend(&self, _: &Params, child: ChildPid) -> Result<(), Fault> {
+                $attend(child)
+            }
+            fn probe(&self, _: &dyn Host) -> Support {
+                Support::Yes { detail: "always".into() }
+            }
+        }
+    };
+}
+
+mechanism!(
+    Thread,
+    "test.thread.start.v1",
+    |_: &mut Lowering<'_>| {
+        thread::spawn(|| thread::sleep(Duration::from_secs(60)));
+        Ok(())
+    },
+    |_| Ok(())
+);
+
+mechanism!(
+    Attend,
+    "test.attend.fail.v1",
+    |launch: &mut Lowering<'_>| {
+        launch.rendezvous();
+        Ok(())
+    },
+    |_| Err(Fault { what: "attending failed".into(), note: Some("attend=failed fail_closed") })
+);
+
+fn main() -> std::process::ExitCode {
+    if std::env::var_os("TEST_LAUNCHER_THREAD").is_some() {
+        thread::spawn(|| thread::sleep(Duration::from_secs(60)));
+    }
+    portcullis_launcher::main()
+}

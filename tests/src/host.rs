@@ -1,0 +1,330 @@
+//! A supervisor that can be wrong in every way: each part of a launch can be replaced.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use command_fds::{CommandFdExt, FdMapping};
+use portcullis_core::descriptor::{
+    DescriptorKind, DescriptorRole, DescriptorShape, DescriptorSlot,
+};
+use portcullis_core::plan::{LaunchBody, LaunchPlan, LoweringEntry, Target, lowering_digest};
+use portcullis_core::registry::Registry;
+use portcullis_core::transcript::Transcript;
+use portcullis_core::{Digest, Params};
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, memfd_create, open};
+use rustix::io::pwrite;
+use rustix::pipe::{PipeFlags, pipe_with};
+use serde::Serialize;
+use tempfile::TempDir;
+
+/// The standard launcher, as a file.
+pub fn launcher() -> &'static Path {
+    static FILE: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
+    let (_, path) = FILE.get_or_init(|| {
+        let folder = TempDir::new().expect("a temporary folder");
+        let path = folder.path().join("portcullis-launcher");
+        let image = portcullis::bundled_launcher().expect("the launcher is embedded");
+        fs::write(&path, image).expect("the launcher is written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("chmod");
+        (folder, path)
+    });
+    path
+}
+
+/// A file of `/proc/PID`, as another process sees it.
+pub fn read_proc(pid: u32, file: &str) -> String {
+    fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default()
+}
+
+/// A launch in the making. As it begins it is good: it scrubs, and execs a shell that leaves a mark.
+pub struct Host {
+    /// The plan's body; `h_l` and `param_digest`s are filled in when it is encoded.
+    pub body: LaunchBody,
+    /// Whether they are.
+    pub honest: bool,
+    /// What is handed over in place of the encoded body.
+    pub plan: Option<Vec<u8>>,
+    /// Whether the plan's memfd is sealed.
+    pub sealed: bool,
+    /// Whether the plan comes by a pipe.
+    pub piped: bool,
+    /// The fds at their slots.
+    pub fds: BTreeMap<u32, OwnedFd>,
+    /// Variables in place of the right ones; `None` leaves one out.
+    pub variables: BTreeMap<&'static str, Option<String>>,
+    /// What is put before the launcher's path: `strace` and its options.
+    pub wrapper: Vec<String>,
+    /// The launcher.
+    pub launcher: PathBuf,
+    folder: TempDir,
+}
+
+/// How a launch went, as its supervisor sees it.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The launcher's exit status.
+    pub status: Option<i32>,
+    /// What came by the control channel.
+    pub text: String,
+    /// What the launcher wrote to its standard error.
+    pub stderr: String,
+    /// Whether the workload left its mark.
+    pub ran: bool,
+}
+
+impl Outcome {
+    /// The transcript.
+    pub fn transcript(&self) -> Transcript {
+        Transcript::parse(self.text.as_bytes()).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// Asserts that the launch was refused by this name, with `part` in what is said of it.
+    pub fn refused(&self, reason: &str, part: &str) {
+        let transcript = self.transcript();
+        assert_eq!(transcript.terminal().map(|it| it.name()), Some("SetupRefused"), "{self:?}");
+        assert_eq!(transcript.value("refusal"), Some(reason), "{self:?}");
+        assert!(self.text.contains(part), "{part:?} is not in {self:?}");
+        assert_eq!((self.status, self.ran, self.stderr.as_str()), (Some(3), false, ""), "{self:?}");
+    }
+
+    /// Asserts that the launch faulted, with `part` in what is said of it.
+    pub fn faulted(&self, part: &str) {
+        let transcript = self.transcript();
+        assert_eq!(transcript.terminal().map(|it| it.name()), Some("SetupFaulted"), "{self:?}");
+        assert!(transcript.text("fault").is_some(), "{self:?}");
+        assert!(self.text.contains(part), "{part:?} is not in {self:?}");
+        assert_eq!((self.status, self.ran, self.stderr.as_str()), (Some(4), false, ""), "{self:?}");
+    }
+
+    /// Asserts that the workload ran.
+    pub fn succeeded(&self) {
+        let transcript = self.transcript();
+        assert_eq!(transcript.terminal().map(|it| it.name()), Some("ExecSucceeded"), "{self:?}");
+        assert_eq!((self.status, self.ran), (Some(0), true), "{self:?}");
+    }
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        let folder = TempDir::new().expect("a temporary folder");
+        let script = format!(": > {}/ran", folder.path().display());
+        let mut host = Self {
+            body: LaunchBody {
+                attempt_id: Digest::from([7; 32]),
+                plan_id: Digest::from([1; 32]),
+                h_a: Digest::from([2; 32]),
+                h_p: Digest::from([3; 32]),
+                h_l: Digest::ZERO,
+                lowering: Vec::new(),
+                descriptor_table: Vec::new(),
+                target: Target {
+                    argv: ["sh", "-c", &script].map(Into::into).to_vec(),
+                    envp: vec![("PATH".into(), "/usr/bin:/bin".into())],
+                    exe_slot: Self::EXE,
+                },
+            },
+            honest: true,
+            plan: None,
+            sealed: true,
+            piped: false,
+            fds: BTreeMap::new(),
+            variables: BTreeMap::new(),
+            wrapper: Vec::new(),
+            launcher: launcher().to_owned(),
+            folder,
+        };
+        host.slot(Self::EXE, DescriptorRole::TargetExe, "/bin/sh");
+        host.schedule("linux.ambient.scrub.v1", &());
+        host.schedule("linux.exec.v1", &());
+        host
+    }
+}
+
+impl Host {
+    /// The executable's slot.
+    pub const EXE: u32 = 10;
+    const CHANNELS: [&'static str; 4] =
+        ["BVISOR_CONTROL_FD", "BVISOR_LAUNCH_PLAN_FD", "BVISOR_ERROR_FD", "BVISOR_ERROR_READ_FD"];
+
+    /// The folder that the workload's mark is left in.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Opens a path with `O_PATH` at a slot, and declares it as what it is.
+    pub fn slot(&mut self, slot_index: u32, role: DescriptorRole, path: impl AsRef<Path>) {
+        let fd = open(path.as_ref(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).expect("open");
+        let kind = if path.as_ref().is_dir() {
+            DescriptorKind::Directory
+        } else {
+            DescriptorKind::Regular
+        };
+        let expected = DescriptorShape { kind, writable: false };
+        self.body.descriptor_table.push(DescriptorSlot { role, expected, slot_index });
+        self.fds.insert(slot_index, fd);
+    }
+
+    /// The declaration of a slot.
+    ///
+    /// # Panics
+    ///
+    /// Where the slot is not declared.
+    pub fn declared(&mut self, slot_index: u32) -> &mut DescriptorSlot {
+        let mut slots = self.body.descriptor_table.iter_mut();
+        slots.find(|it| it.slot_index == slot_index).expect("a declared slot")
+    }
+
+    /// Schedules a registered mechanism with these parameters.
+    ///
+    /// # Panics
+    ///
+    /// Where no such mechanism is registered, or the parameters are none.
+    pub fn schedule(&mut self, id: &str, params: &impl Serialize) -> &mut LoweringEntry {
+        let registry = Registry::collect().expect("no duplicates");
+        let mechanism = registry.find(id).unwrap_or_else(|| panic!("{id} is not registered"));
+        let entry = mechanism.declaration().entry(Params::of(params).expect("params"));
+        self.body.lowering.push(entry);
+        self.body.lowering.last_mut().expect("just pushed")
+    }
+
+    /// The entry of an id.
+    ///
+    /// # Panics
+    ///
+    /// Where it is not scheduled.
+    pub fn entry(&mut self, id: &str) -> &mut LoweringEntry {
+        self.body.lowering.iter_mut().find(|it| it.id == id).expect("a scheduled entry")
+    }
+
+    /// Takes an id out of the schedule.
+    pub fn unschedule(&mut self, id: &str) {
+        self.body.lowering.retain(|it| it.id != id);
+    }
+
+    /// The frame that is handed over.
+    ///
+    /// # Panics
+    ///
+    /// Where the body can't be encoded.
+    pub fn frame(&mut self) -> Vec<u8> {
+        if self.honest {
+            for entry in &mut self.body.lowering {
+                entry.param_digest = entry.params.digest();
+            }
+            self.body.h_l = lowering_digest(&self.body.lowering);
+        }
+        self.plan.clone().unwrap_or_else(|| LaunchPlan::encode(&self.body).expect("a body"))
+    }
+
+    fn plan_fd(&mut self) -> OwnedFd {
+        let frame = self.frame();
+        if self.piped {
+            let (read, write) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
+            rustix::io::write(&write, &frame).expect("a plan that fits in a pipe");
+            return read;
+        }
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let fd = memfd_create("plan", flags).expect("a memfd");
+        let mut done = 0;
+        while done < frame.len() {
+            done += pwrite(&fd, &frame[done..], done as u64).expect("a write");
+        }
+        if self.sealed {
+            let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+            fcntl_add_seals(&fd, seals).expect("seals");
+        }
+        fd
+    }
+
+    /// Launches, and waits for the launcher's end for 30 s at the most.
+    ///
+    /// # Panics
+    ///
+    /// Where the launcher hangs or can't be run.
+    pub fn run(mut self) -> Outcome {
+        let mark = self.folder.path().join("ran");
+        let (control_read, control) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
+        let (error_read, error) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
+        let plan = self.plan_fd();
+        let first = self.fds.keys().next_back().copied().unwrap_or(2).max(2) + 1;
+        let mut mappings: Vec<FdMapping> = Vec::new();
+        let mut map = |parent_fd: OwnedFd, child: u32| {
+            let child_fd = child.try_into().expect("an fd number");
+            mappings.push(FdMapping { parent_fd, child_fd });
+        };
+        for (slot, fd) in std::mem::take(&mut self.fds) {
+            map(fd, slot);
+        }
+        let mut command = match self.wrapper.split_first() {
+            None => Command::new(&self.launcher),
+            Some((wrapper, options)) => {
+                let mut command = Command::new(wrapper);
+                command.args(options).arg(&self.launcher);
+                command
+            }
+        };
+        command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        for (number, (name, fd)) in
+            (first..).zip(Self::CHANNELS.into_iter().zip([control, plan, error, error_read]))
+        {
+            map(fd, number);
+            command.env(name, number.to_string());
+        }
+        for (name, value) in &self.variables {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.fd_mappings(mappings).expect("no number twice");
+        let mut child = command.spawn().expect("the launcher runs");
+        // The mappings hold our copies of what was handed over.
+        drop(command);
+        let text = thread::spawn(move || read_all(File::from(control_read)));
+        let stderr = child.stderr.take().expect("a pipe");
+        let stderr = thread::spawn(move || read_all(stderr));
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let status = loop {
+            if let Some(status) = child.try_wait().expect("wait") {
+                break status;
+            }
+            if Instant::now() > deadline {
+                child.kill().expect("kill");
+                child.wait().expect("wait");
+                panic!("the launcher hangs");
+            }
+            thread::sleep(Duration::from_millis(1));
+        };
+        Outcome {
+            status: status.code(),
+            text: text.join().expect("a reader"),
+            stderr: stderr.join().expect("a reader"),
+            ran: mark.exists(),
+        }
+    }
+
+    /// Opens a file at a slot for writing.
+    ///
+    /// # Panics
+    ///
+    /// Where it can't be opened.
+    pub fn open_for_writing(&mut self, slot_index: u32, path: impl AsRef<Path>) {
+        let file = File::options().write(true).create(true).truncate(false).open(path);
+        self.fds
+            .insert(slot_index, file.expect("a file").as_fd().try_clone_to_owned().expect("dup"));
+    }
+}
+
+fn read_all(mut from: impl Read) -> String {
+    let mut text = Vec::new();
+    let _ = from.read_to_end(&mut text);
+    String::from_utf8_lossy(&text).into_owned()
+}

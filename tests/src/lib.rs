@@ -1,0 +1,29 @@
+//! What the capability tests share: needs that a kernel may not meet, and a supervisor of their own.
+
+#![deny(missing_docs)]
+#![forbid(unsafe_code)]
+
+mod host;
+mod need;
+
+pub use host::{Host, Outcome, launcher, read_proc};
+pub use need::{Need, Test, run};
+
+/// The tests of a file, by their functions' names, each with what it needs.
+///
+/// ```
+/// use portcullis_tests::{Need, tests};
+///
+/// fn two_and_two_are_four() {
+///     assert_eq!(2 + 2, 4);
+/// }
+///
+/// let listed = tests![two_and_two_are_four: [Need::Python]];
+/// assert_eq!(listed[0].name, "two_and_two_are_four");
+/// ```
+#[macro_export]
+macro_rules! tests {
+    ($($function:ident: [$($need:expr),* $(,)?]),* $(,)?) => {
+        vec![$($crate::Test { name: stringify!($function), needs: &[$($need),*], run: $function }),*]
+    };
+}

@@ -1,0 +1,82 @@
+//! What a test needs of the machine, and what becomes of one whose machine does not have it.
+
+use std::process::{Command, ExitCode, Stdio};
+
+use libtest_mimic::{Arguments, Trial};
+
+/// Something that a machine may lack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// A mechanism that its own probe finds supported.
+    Mechanism(&'static str),
+    /// Landlock's scopes: ABI 6.
+    LandlockScopes,
+    /// `strace`.
+    Strace,
+    /// `nm`.
+    Nm,
+    /// `/usr/bin/python3`.
+    Python,
+}
+
+impl Need {
+    /// Says why the machine can't serve it, where it can't.
+    pub fn unmet(self) -> Option<String> {
+        match self {
+            Self::Mechanism(id) => {
+                let mechanisms = portcullis::mechanisms(None).ok()?;
+                let found = mechanisms.into_iter().find(|it| it.id == id)?;
+                (!found.is_supported()).then(|| format!("{id}: {}", found.why.unwrap_or_default()))
+            }
+            Self::LandlockScopes => {
+                let abi = portcullis_mechanisms::landlock::running_abi();
+                let enough = abi.is_some_and(|abi| abi >= portcullis_mechanisms::landlock::SCOPES);
+                (!enough).then(|| "Landlock's scopes come with Linux 6.12".into())
+            }
+            Self::Strace => missing("strace", "-V"),
+            Self::Nm => missing("nm", "--version"),
+            Self::Python => missing("/usr/bin/python3", "--version"),
+        }
+    }
+}
+
+fn missing(program: &str, version: &str) -> Option<String> {
+    let mut command = Command::new(program);
+    let ran = command.arg(version).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    ran.is_err().then(|| format!("{program} is not installed"))
+}
+
+/// A test and what it needs.
+pub struct Test {
+    /// Its name.
+    pub name: &'static str,
+    /// What it needs.
+    pub needs: &'static [Need],
+    /// The test, which panics where it fails.
+    pub run: fn(),
+}
+
+/// Runs tests. One whose need is not met is skipped and counted as ignored, with the reason on
+/// standard error; with `PORTCULLIS_NO_SKIP=1` in the environment it fails instead, for a machine that
+/// is known to serve them all.
+pub fn run(tests: Vec<Test>) -> ExitCode {
+    let arguments = Arguments::from_args();
+    let strict = std::env::var_os("PORTCULLIS_NO_SKIP").is_some_and(|value| value == "1");
+    let trial = |test: Test| {
+        let unmet = test.needs.iter().find_map(|need| need.unmet());
+        match unmet {
+            None => Trial::test(test.name, move || {
+                (test.run)();
+                Ok(())
+            }),
+            Some(why) if strict => Trial::test(test.name, move || {
+                Err(format!("skipped where none may be: {why}").into())
+            }),
+            Some(why) => {
+                eprintln!("skipped {}: {why}", test.name);
+                Trial::test(test.name, || Ok(())).with_ignored_flag(true)
+            }
+        }
+    };
+    libtest_mimic::run(&arguments, tests.into_iter().map(trial).collect()).exit_code()
+}
