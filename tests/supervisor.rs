@@ -1,1 +1,245 @@
-fn main() {}
+//! The supervisor's library: launchers that misbehave, output that is large, and children that are
+//! killed, dropped and asked.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use portcullis::{Command, Error, RefusalReason, Stdio};
+use portcullis_core::Params;
+use portcullis_tests::{launcher, run, tests};
+use tempfile::TempDir;
+
+fn shell(script: &str) -> Command {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", script]).env("PATH", "/usr/bin:/bin");
+    command
+}
+
+/// A launcher that is a shell script.
+fn false_launcher(folder: &Path, script: &str) -> PathBuf {
+    let path = folder.join("launcher");
+    fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+/// The error of a launch by that script.
+fn launched_by(script: &str) -> Error {
+    let folder = TempDir::new().unwrap();
+    let launcher = false_launcher(folder.path(), script);
+    let mut command = shell("exit 0");
+    command.launcher(launcher).setup_limit(Duration::from_millis(500));
+    command.spawn().expect_err("no launcher")
+}
+
+fn a_launcher_that_cannot_be_run_is_told_by_its_path() {
+    for (path, errno) in [("/no/such/launcher", 2), ("/etc/passwd", 13), ("/usr", 13)] {
+        let error = shell(":").launcher(path).spawn().unwrap_err();
+        let Error::Launcher { launcher, source } = &error else { panic!("{error:?}") };
+        assert_eq!((launcher.as_str(), source.raw_os_error()), (path, Some(errno)));
+    }
+}
+
+fn a_launcher_that_is_none_is_an_error_by_name() {
+    let say = |text: &str| format!("printf '{text}' >&$BVISOR_CONTROL_FD");
+    assert!(matches!(launched_by("exit 0"), Error::LauncherEnded { .. }));
+    assert!(
+        matches!(launched_by("kill -9 $$"), Error::LauncherEnded { status, .. } if status.signal() == Some(9))
+    );
+    assert!(matches!(launched_by(&say("hello\\n")), Error::Transcript(_)));
+    assert!(matches!(launched_by(&say("LauncherStarted\\nReadyToExec\\n")), Error::Transcript(_)));
+    assert!(matches!(launched_by(&say("LauncherStarted\\n")), Error::LauncherEnded { .. }));
+    // One that closes its channel early and lives on.
+    let closes = "eval \"exec $BVISOR_CONTROL_FD>&-\"; exec sleep 60";
+    assert!(matches!(launched_by(closes), Error::LauncherEnded { .. }));
+    let garbage = "while :; do printf '# %01000d\\n' 0 >&$BVISOR_CONTROL_FD || exit; done";
+    assert!(matches!(
+        launched_by(garbage),
+        Error::TranscriptTooLong { .. } | Error::TimedOut { .. }
+    ));
+    for hangs in ["exec sleep 60", "kill -STOP $$"] {
+        let start = Instant::now();
+        assert!(matches!(launched_by(hangs), Error::TimedOut { .. }));
+        assert!(start.elapsed() < Duration::from_secs(20));
+    }
+}
+
+fn a_refusal_and_a_fault_carry_their_report() {
+    let mut command = shell(":");
+    let mut entry = portcullis_core::Registry::collect()
+        .unwrap()
+        .find("linux.userns.enter.v1")
+        .unwrap()
+        .declaration()
+        .entry(Params::default());
+    entry.id = "linux.unknown.do.v1".into();
+    let error = command.entry(entry).spawn().unwrap_err();
+    let Error::Refused { reason, detail, report } = &error else { panic!("{error:?}") };
+    assert_eq!(*reason, RefusalReason::MissingPrimitive);
+    assert!(detail.contains("linux.unknown.do.v1") && report.stopped.is_some());
+    let error = shell(":").policy("linux.netns.enter.v1", Params::default()).spawn().unwrap_err();
+    assert!(matches!(&error, Error::Faulted { what, .. } if what.contains("userns")), "{error:?}");
+    let error = shell(":").policy("linux.none.v1", Params::default()).spawn().unwrap_err();
+    assert!(matches!(error, Error::UnknownMechanism { .. }));
+}
+
+fn megabytes_on_each_stream_do_not_deadlock() {
+    let script = "head -c 5000000 /dev/zero; head -c 4000000 /dev/zero >&2; echo end";
+    let output = shell(script).output().unwrap();
+    assert_eq!((output.stdout.len(), output.stderr.len()), (5_000_004, 4_000_000));
+    let both = "head -c 3000000 /dev/zero >&2 & head -c 3000000 /dev/zero; wait";
+    let output = shell(both).output().unwrap();
+    assert_eq!((output.stdout.len(), output.stderr.len()), (3_000_000, 3_000_000));
+}
+
+fn streams_are_piped_null_or_files() {
+    let mut child = shell("cat; echo done >&2")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"through").unwrap();
+    let mut text = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    assert_eq!(text, "through");
+    assert!(child.wait().unwrap().success());
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("file");
+    shell("echo out; echo err >&2")
+        .stdout(fs::File::create(&file).unwrap())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert_eq!(fs::read_to_string(file).unwrap(), "out\n");
+}
+
+fn the_working_directory_is_what_was_set() {
+    let folder = TempDir::new().unwrap();
+    let output = shell("pwd -P").current_dir(folder.path()).output().unwrap();
+    let expected = folder.path().canonicalize().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap().trim(), expected.to_str().unwrap());
+    assert!(matches!(shell(":").current_dir("/no/such").spawn(), Err(Error::Policy(_))));
+}
+
+fn a_status_is_the_workloads_own() {
+    assert_eq!(shell("exit 7").status().unwrap().code(), Some(7));
+    assert_eq!(shell("kill -TERM $$").status().unwrap().signal(), Some(15));
+}
+
+fn a_child_is_asked_without_waiting_and_killed() {
+    let mut child = Command::new("/bin/sleep").arg("60").spawn().unwrap();
+    assert_eq!(child.try_wait().unwrap(), None);
+    let workload = child.id();
+    assert!(Path::new(&format!("/proc/{workload}")).exists());
+    child.kill().unwrap();
+    assert_eq!(child.wait().unwrap().signal(), Some(9));
+    assert_eq!(child.wait().unwrap().signal(), Some(9), "as often as it is asked");
+    assert!(!Path::new(&format!("/proc/{workload}")).exists());
+    child.kill().unwrap();
+}
+
+fn a_launcher_that_is_killed_takes_its_workload_along() {
+    let mut child = Command::new("/bin/sleep").arg("60").spawn().unwrap();
+    let workload = child.id();
+    let pid = rustix::process::Pid::from_raw(child.launcher_id().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    assert!(matches!(child.wait(), Err(Error::LauncherEnded { .. })));
+    assert!(ends(workload), "the workload lives on");
+}
+
+/// Whether a process is gone, or a zombie that its new parent has yet to reap, before long.
+fn ends(pid: u32) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < deadline {
+        let stat = portcullis_tests::read_proc(pid, "stat");
+        if stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z')) {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    false
+}
+
+fn a_child_that_is_dropped_is_killed_and_one_that_is_detached_is_not() {
+    let child = Command::new("/bin/sleep").arg("60").spawn().unwrap();
+    let workload = child.id();
+    drop(child);
+    assert!(ends(workload));
+    let child = Command::new("/bin/sleep").arg("60").spawn().unwrap();
+    let (workload, launcher) = (child.id(), child.launcher_id());
+    child.detach();
+    assert!(Path::new(&format!("/proc/{workload}")).exists());
+    let pid = |pid: u32| rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+    rustix::process::kill_process(pid(workload), rustix::process::Signal::KILL).unwrap();
+    let options = rustix::process::WaitOptions::empty();
+    let (_, status) = rustix::process::waitpid(Some(pid(launcher)), options).unwrap().unwrap();
+    assert_eq!(status.exit_status(), Some(0));
+}
+
+fn a_signal_to_the_launcher_reaches_the_workload() {
+    let mut child = shell("trap 'exit 9' TERM; echo; while :; do sleep 0.01; done")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    let pid = rustix::process::Pid::from_raw(child.launcher_id().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(9));
+}
+
+fn many_roots_push_no_fd_over_another() {
+    // More slots than this process has fds, the launcher's own image among them.
+    let folder = TempDir::new().unwrap();
+    let mut command = shell("echo whole");
+    for root in ["/usr", "/bin", "/lib", "/lib64"].iter().filter(|root| Path::new(root).exists()) {
+        command.read(root).exec(root);
+    }
+    for number in 0..200 {
+        let root = folder.path().join(number.to_string());
+        fs::create_dir(&root).unwrap();
+        command.read(root);
+    }
+    assert_eq!(command.output().unwrap().stdout, b"whole\n");
+}
+
+fn a_launcher_by_path_does_what_the_embedded_one_does() {
+    let output = shell("echo by path").launcher(launcher()).output().unwrap();
+    assert_eq!(output.stdout, b"by path\n");
+    let explained = shell(":").launcher(launcher()).explain().unwrap();
+    assert!(explained.contains("linux.exec.v1"));
+    let own = env!("CARGO_BIN_EXE_test-launcher");
+    let known = portcullis::mechanisms(Some(Path::new(own))).unwrap();
+    assert!(known.iter().any(|it| it.id == "test.thread.start.v1"), "its own mechanisms");
+}
+
+fn what_nobody_can_pass_to_a_program_is_refused_before_anything_runs() {
+    let error = shell(":").arg("a\0b").spawn().unwrap_err();
+    assert!(matches!(&error, Error::Plan(_)), "{error:?}");
+    let error = shell(":").env("A=B", "c").spawn().unwrap_err();
+    assert!(matches!(&error, Error::Plan(_)), "{error:?}");
+}
+
+fn main() -> ExitCode {
+    run(tests![
+        a_launcher_that_cannot_be_run_is_told_by_its_path: [],
+        a_launcher_that_is_none_is_an_error_by_name: [],
+        a_refusal_and_a_fault_carry_their_report: [],
+        megabytes_on_each_stream_do_not_deadlock: [],
+        streams_are_piped_null_or_files: [],
+        the_working_directory_is_what_was_set: [],
+        a_status_is_the_workloads_own: [],
+        a_child_is_asked_without_waiting_and_killed: [],
+        a_launcher_that_is_killed_takes_its_workload_along: [],
+        a_child_that_is_dropped_is_killed_and_one_that_is_detached_is_not: [],
+        a_signal_to_the_launcher_reaches_the_workload: [],
+        many_roots_push_no_fd_over_another: [portcullis_tests::Need::Mechanism("linux.landlock.apply.v1")],
+        a_launcher_by_path_does_what_the_embedded_one_does: [],
+        what_nobody_can_pass_to_a_program_is_refused_before_anything_runs: [],
+    ])
+}

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -60,10 +60,12 @@ pub struct Host {
     pub fds: BTreeMap<u32, OwnedFd>,
     /// Variables in place of the right ones; `None` leaves one out.
     pub variables: BTreeMap<&'static str, Option<String>>,
-    /// What is put before the launcher's path: `strace` and its options.
-    pub wrapper: Vec<String>,
+    /// Where strace writes what the launcher and its child call, every constant as a number.
+    pub strace: Option<PathBuf>,
     /// The launcher.
     pub launcher: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<String>,
     folder: TempDir,
 }
 
@@ -74,6 +76,8 @@ pub struct Outcome {
     pub status: Option<i32>,
     /// What came by the control channel.
     pub text: String,
+    /// What was written to standard output.
+    pub stdout: String,
     /// What the launcher wrote to its standard error.
     pub stderr: String,
     /// Whether the workload left its mark.
@@ -137,8 +141,9 @@ impl Default for Host {
             piped: false,
             fds: BTreeMap::new(),
             variables: BTreeMap::new(),
-            wrapper: Vec::new(),
+            strace: None,
             launcher: launcher().to_owned(),
+            arguments: Vec::new(),
             folder,
         };
         host.slot(Self::EXE, DescriptorRole::TargetExe, "/bin/sh");
@@ -263,15 +268,17 @@ impl Host {
         for (slot, fd) in std::mem::take(&mut self.fds) {
             map(fd, slot);
         }
-        let mut command = match self.wrapper.split_first() {
-            None => Command::new(&self.launcher),
-            Some((wrapper, options)) => {
-                let mut command = Command::new(wrapper);
-                command.args(options).arg(&self.launcher);
-                command
-            }
+        let mut command = if self.strace.is_some() {
+            // It stops until strace is there. To start it under strace would leave strace with a copy
+            // of each fd, and the error pipe would never end.
+            let mut command = Command::new("/bin/sh");
+            command.args(["-c", "kill -STOP $$; exec \"$0\" \"$@\""]).arg(&self.launcher);
+            command
+        } else {
+            Command::new(&self.launcher)
         };
-        command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.args(&self.arguments).env_clear();
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         for (number, (name, fd)) in
             (first..).zip(Self::CHANNELS.into_iter().zip([control, plan, error, error_read]))
         {
@@ -291,6 +298,9 @@ impl Host {
         let text = thread::spawn(move || read_all(File::from(control_read)));
         let stderr = child.stderr.take().expect("a pipe");
         let stderr = thread::spawn(move || read_all(stderr));
+        let stdout = child.stdout.take().expect("a pipe");
+        let stdout = thread::spawn(move || read_all(stdout));
+        let strace = self.strace.as_deref().map(|log| attach(child.id(), log));
         let deadline = Instant::now() + Duration::from_secs(30);
         let status = loop {
             if let Some(status) = child.try_wait().expect("wait") {
@@ -303,9 +313,13 @@ impl Host {
             }
             thread::sleep(Duration::from_millis(1));
         };
+        if let Some(mut strace) = strace {
+            strace.wait().expect("strace ends with what it traces");
+        }
         Outcome {
             status: status.code(),
             text: text.join().expect("a reader"),
+            stdout: stdout.join().expect("a reader"),
             stderr: stderr.join().expect("a reader"),
             ran: mark.exists(),
         }
@@ -321,6 +335,31 @@ impl Host {
         self.fds
             .insert(slot_index, file.expect("a file").as_fd().try_clone_to_owned().expect("dup"));
     }
+}
+
+/// Attaches strace to a process that is about to stop itself, and lets it go on.
+fn attach(pid: u32, log: &Path) -> Child {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !read_proc(pid, "stat").contains(") T ") {
+        assert!(Instant::now() < deadline, "the process that is to be traced does not stop");
+        thread::sleep(Duration::from_millis(1));
+    }
+    let mut strace = Command::new("strace")
+        .args(["-f", "-X", "raw", "-s", "0", "-p", &pid.to_string(), "-o"])
+        .arg(log)
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("strace runs");
+    let mut told = BufReader::new(strace.stderr.take().expect("a pipe"));
+    let mut line = String::new();
+    told.read_line(&mut line).expect("strace says that it is there");
+    assert!(line.contains("attached"), "{line}");
+    // It says more, and is not to end for want of a listener.
+    thread::spawn(move || read_all(told));
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::CONT).expect("it waits for this");
+    strace
 }
 
 fn read_all(mut from: impl Read) -> String {
