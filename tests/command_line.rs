@@ -1,1 +1,416 @@
-fn main() {}
+//! The command line: a real program confined, the convention of exit statuses, signals, and reports.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Output, Stdio};
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use command_fds::{CommandFdExt, FdMapping};
+use portcullis_tests::{Need, read_proc, run, tests};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The binary, built as a user builds it.
+fn portcullis() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "-p", "portcullis-cli", "--bin", "portcullis", "--message-format=json"])
+            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+            .output()
+            .unwrap();
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        let messages = String::from_utf8(built.stdout).unwrap();
+        let executable = messages.lines().rev().find_map(|line| {
+            let message: Value = serde_json::from_str(line).ok()?;
+            message["executable"].as_str().map(PathBuf::from)
+        });
+        executable.expect("cargo names the binary that it built")
+    })
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(portcullis());
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn output(arguments: &[&str]) -> Output {
+    command(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A place with all that the eight things are about.
+struct Scene {
+    folder: TempDir,
+    bystander: Child,
+    connections: Arc<AtomicUsize>,
+    port: u16,
+}
+
+const SECRET: &str = "the secret";
+const GREETING: &str = "from the server";
+
+impl Scene {
+    fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        for part in ["out", "outside", "in"] {
+            fs::create_dir(folder.path().join(part)).unwrap();
+        }
+        fs::write(folder.path().join("secret"), SECRET).unwrap();
+        fs::write(folder.path().join("in/text"), "one three seventeen four").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let counter = connections.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                counter.fetch_add(1, Ordering::SeqCst);
+                let _ = stream.unwrap().write_all(GREETING.as_bytes());
+            }
+        });
+        let bystander = Command::new("sleep").arg("100").spawn().unwrap();
+        Self { folder, bystander, connections, port }
+    }
+
+    fn path(&self, part: &str) -> String {
+        self.folder.path().join(part).display().to_string()
+    }
+
+    fn script(&self) -> String {
+        concat!(env!("CARGO_MANIFEST_DIR"), "/python/eight_things.py").to_owned()
+    }
+
+    /// Runs the script after `before`, as the one that a shell starts and that has `$$` as its pid.
+    fn run(&self, before: &[String]) -> Output {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "exec \"$@\" $$ \"$LAST\"", "sh"]);
+        command.args(before).args(["/usr/bin/python3".into(), self.script()]);
+        for argument in ["in/text", "out", "secret", "outside"] {
+            command.arg(self.path(argument));
+        }
+        let fd = File::open(self.path("secret")).unwrap();
+        command
+            .args([self.port.to_string(), "9".into()])
+            .env("LAST", self.bystander.id().to_string())
+            .env("SUPERVISORS_SECRET", SECRET)
+            .fd_mappings(vec![FdMapping { parent_fd: fd.into(), child_fd: 9 }])
+            .unwrap();
+        command.output().unwrap()
+    }
+
+    /// What the script said of each of the eight.
+    fn happened(output: &Output) -> serde_json::Map<String, Value> {
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let happened: serde_json::Map<_, _> = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(happened.len(), 8);
+        happened
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        let _ = self.bystander.kill();
+        let _ = self.bystander.wait();
+    }
+}
+
+fn a_python_script_does_its_job_and_none_of_eight_things() {
+    let mut scene = Scene::new();
+    let mut arguments = vec![portcullis().display().to_string(), "run".into()];
+    for root in ["/usr", "/lib", "/lib64", "/bin"].iter().filter(|root| Path::new(root).exists()) {
+        arguments.extend(["--read".into(), (*root).to_owned()]);
+    }
+    let script = Path::new(&scene.script()).parent().unwrap().display().to_string();
+    for root in [script, scene.path("in")] {
+        arguments.extend(["--read-only".into(), root]);
+    }
+    arguments.extend(["--write".into(), scene.path("out"), "--no-network".into(), "--".into()]);
+    let happened = Scene::happened(&scene.run(&arguments));
+    for (name, what) in &happened {
+        assert!(what.as_str().unwrap().starts_with("denied: "), "{name}: {what}");
+    }
+    // The job was done.
+    let summary: Value =
+        serde_json::from_slice(&fs::read(scene.path("out/summary.json")).unwrap()).unwrap();
+    assert_eq!(summary, serde_json::json!({"words": 4, "longest": "seventeen"}));
+    // And nothing else was, as the file system, the server and the bystander have it.
+    assert_eq!(fs::read_dir(scene.path("outside")).unwrap().count(), 0);
+    assert!(Path::new(&scene.path("out/mine")).exists());
+    assert_eq!(scene.connections.load(Ordering::SeqCst), 0);
+    assert!(scene.bystander.try_wait().unwrap().is_none());
+
+    // The control: the same script without the gate does all eight.
+    let happened = Scene::happened(&scene.run(&[]));
+    for (name, expected) in [
+        ("read_secret", SECRET),
+        ("write_outside", "written"),
+        ("rename_out", "renamed"),
+        ("open_socket", "a socket"),
+        ("connect_to_loopback", GREETING),
+        ("read_inherited_fd", SECRET),
+        ("signal_supervisor", "signalled"),
+        ("see_environment", SECRET),
+    ] {
+        assert_eq!(happened[name].as_str().unwrap(), format!("done: {expected}"), "{name}");
+    }
+    assert_eq!(fs::read_dir(scene.path("outside")).unwrap().count(), 2);
+    assert_eq!(scene.connections.load(Ordering::SeqCst), 1);
+    assert_eq!(scene.bystander.wait().unwrap().signal(), Some(15));
+}
+
+fn exit_statuses_are_those_of_the_shell_and_env() {
+    let folder = TempDir::new().unwrap();
+    let text_file = folder.path().join("text");
+    fs::write(&text_file, "no program").unwrap();
+    fs::set_permissions(&text_file, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let text_file = text_file.to_str().unwrap();
+    for (arguments, code) in [
+        (&["run", "--", "sh", "-c", "exit 7"][..], 7),
+        (&["run", "--", "sh", "-c", "kill -KILL $$"], 137),
+        (&["run", "--", "no-such-program"], 127),
+        (&["run", "--", "/no/such/program"], 127),
+        (&["run", "--", "/etc/passwd"], 126),
+        (&["run", "--", "/usr"], 126),
+        (&["run", "--read", "/", "--", text_file], 126),
+        (&["run", "--read", "/no/such/root", "--", "true"], 125),
+        (&["run", "--launcher", "/no/such/launcher", "--", "true"], 125),
+        (&["run", "--env", "NO_SUCH_VARIABLE_HERE", "--", "true"], 125),
+        (&["run", "--no-such-flag", "--", "true"], 125),
+        (&["run"], 125),
+    ] {
+        let output = output(arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", text(&output.stderr));
+        if code >= 125 && code != 137 {
+            let complaint = text(&output.stderr);
+            assert!(!complaint.trim().is_empty() && output.stdout.is_empty(), "{arguments:?}");
+        }
+    }
+    assert_eq!(output(&["--help"]).status.code(), Some(0));
+}
+
+fn a_complaint_says_what_why_and_what_would_help() {
+    for (arguments, parts) in [
+        (&["run", "--", "no-such-program"][..], &["no-such-program", "No such file"][..]),
+        (&["run", "--read", "/no/root", "--", "true"], &["/no/root", "No such file"]),
+        (&["run", "--read", "/lib", "--", "/bin/true"], &["Permission denied", "exec root"]),
+        (&["run", "--env", "NOPE_", "--", "true"], &["NOPE_", "NAME=VALUE"]),
+    ] {
+        let complaint = text(&output(arguments).stderr);
+        assert_eq!(complaint.lines().count(), 1, "{complaint}");
+        assert!(complaint.starts_with("portcullis: "), "{complaint}");
+        for part in parts {
+            assert!(complaint.contains(part), "{part:?} is not in {complaint}");
+        }
+    }
+}
+
+fn the_environment_is_fixed_but_for_what_is_passed_on() {
+    let mut command = command(&["run", "--env", "ADDED=1", "--env", "PASSED", "--", "env"]);
+    command.env_clear().envs([
+        ("PASSED", "on"),
+        ("SECRET", "s"),
+        ("TERM", "vt100"),
+        ("LC_ALL", "C"),
+        ("TZ", "UTC"),
+        ("PATH", "/nowhere"),
+    ]);
+    let environment = text(&command.output().unwrap().stdout);
+    let mut variables: Vec<_> = environment.lines().collect();
+    variables.sort_unstable();
+    let path = format!("PATH={}", portcullis::Command::SEARCH_PATH);
+    assert_eq!(variables, ["ADDED=1", "LC_ALL=C", "PASSED=on", &path, "TERM=vt100", "TZ=UTC"]);
+}
+
+fn without_path_options_the_system_can_be_read_and_nothing_else() {
+    let folder = TempDir::new().unwrap();
+    let secret = folder.path().join("secret");
+    fs::write(&secret, SECRET).unwrap();
+    let secret = secret.to_str().unwrap();
+    assert!(output(&["run", "--", "cat", "/etc/passwd"]).status.success());
+    let denied = output(&["run", "--", "cat", secret]);
+    assert!(!denied.status.success() && denied.stdout.is_empty());
+    assert_eq!(
+        text(&output(&["run", "--read-only", secret, "--read", "/", "--", "cat", secret]).stdout),
+        SECRET
+    );
+    let new = folder.path().join("new");
+    assert!(!output(&["run", "--", "touch", new.to_str().unwrap()]).status.success());
+    assert!(!new.exists());
+}
+
+fn the_working_directory_can_be_set() {
+    let output = output(&["run", "--cwd", "/usr", "--", "pwd"]);
+    assert_eq!(text(&output.stdout).trim(), "/usr");
+}
+
+/// A confined shell that has said that it runs.
+fn waiting(script: &str) -> Child {
+    let mut child = command(&[
+        "run",
+        "--",
+        "sh",
+        "-c",
+        &format!("{script}; echo; while :; do sleep 0.02; done"),
+    ])
+    .stdout(Stdio::piped())
+    .spawn()
+    .unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    child
+}
+
+fn send(child: &Child, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_raw(child.id().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
+}
+
+fn signals_reach_the_workload() {
+    use rustix::process::Signal;
+    for (name, signal) in
+        [("INT", Signal::INT), ("TERM", Signal::TERM), ("HUP", Signal::HUP), ("QUIT", Signal::QUIT)]
+    {
+        let mut child = waiting(&format!("trap 'exit 40' {name}"));
+        send(&child, signal);
+        assert_eq!(child.wait().unwrap().code(), Some(40), "{name}");
+    }
+    // Untrapped, it ends the workload, and the status says by which.
+    let mut child = waiting(":");
+    send(&child, Signal::TERM);
+    assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
+}
+
+fn a_stop_and_a_continuation_reach_the_workload() {
+    use rustix::process::Signal;
+    let mut child = waiting("trap 'exit 40' TERM");
+    let state = |pid: u32| {
+        let stat = read_proc(pid, "stat");
+        stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next())
+    };
+    let children = |pid: u32| -> Vec<u32> {
+        let children = read_proc(pid, &format!("task/{pid}/children"));
+        children.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+    };
+    let launcher = children(child.id())[0];
+    let workload = children(launcher)[0];
+    let comes_to = |pid: u32, wanted: char| {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while state(pid) != Some(wanted) {
+            assert!(Instant::now() < deadline, "{pid} does not come to {wanted}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    };
+    send(&child, Signal::TSTP);
+    comes_to(workload, 'T');
+    comes_to(child.id(), 'T');
+    send(&child, Signal::CONT);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while state(workload) == Some('T') {
+        assert!(Instant::now() < deadline, "the workload does not go on");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    send(&child, Signal::TERM);
+    assert_eq!(child.wait().unwrap().code(), Some(40));
+}
+
+fn the_workload_dies_with_portcullis() {
+    let mut child = waiting(":");
+    let launcher = read_proc(child.id(), &format!("task/{0}/children", child.id()));
+    let launcher: u32 = launcher.trim().parse().unwrap();
+    let workload: u32 =
+        read_proc(launcher, &format!("task/{launcher}/children")).trim().parse().unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let lives = |pid| {
+        let stat = read_proc(pid, "stat");
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+    };
+    while lives(workload) {
+        assert!(Instant::now() < deadline, "the workload lives on");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn a_report_is_text_or_json_and_goes_where_it_is_asked_to() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("report");
+    let file = file.to_str().unwrap();
+    let quiet =
+        output(&["run", "--report", "json", "--report-file", file, "--", "sh", "-c", "exit 3"]);
+    assert_eq!((quiet.status.code(), quiet.stderr.len()), (Some(3), 0));
+    let report: Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+    assert_eq!(report["status"]["exited"]["code"], 3);
+    assert_eq!(report["transcript"]["states"].as_array().unwrap().len(), 11);
+    let words = text(&output(&["run", "--report", "text", "--", "true"]).stderr);
+    assert!(words.contains("applied  linux.landlock.apply.v1"), "{words}");
+    let refused = output(&["run", "--report", "json", "--read", "/lib", "--", "/bin/true"]);
+    let json = text(&refused.stderr);
+    let (_, json) = json.split_once('\n').unwrap();
+    let report: Value = serde_json::from_str(json).unwrap();
+    assert_eq!(report["stopped"]["faulted"]["errno"], 13);
+}
+
+fn an_explanation_launches_nothing() {
+    let folder = TempDir::new().unwrap();
+    let mark = folder.path().join("mark");
+    let write = folder.path().to_str().unwrap();
+    let arguments =
+        ["run", "--explain", "--write", write, "--read", "/", "--no-network", "--", "touch"];
+    let explained = command(&arguments).arg(&mark).output().unwrap();
+    assert!(explained.status.success() && !mark.exists(), "{}", text(&explained.stderr));
+    let words = text(&explained.stdout);
+    for part in [
+        "plan:",
+        "schedule:",
+        "clone3:",
+        "CLONE_NEWNET",
+        "program:",
+        "landlock_restrict_self",
+        "execveat",
+    ] {
+        assert!(words.contains(part), "{part} is not in {words}");
+    }
+    let refused = output(&["run", "--explain", "--read", "/no/root", "--", "true"]);
+    assert_eq!(refused.status.code(), Some(125));
+}
+
+fn mechanisms_are_listed_with_what_this_kernel_supports() {
+    let json = output(&["mechanisms", "--json"]);
+    let listed: Vec<Value> = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(listed.len(), 7);
+    assert!(listed.iter().all(|it| it["supported"].is_string() && it["summary"].is_string()));
+    let words = text(&output(&["mechanisms"]).stdout);
+    for it in &listed {
+        assert!(words.contains(it["id"].as_str().unwrap()));
+    }
+}
+
+fn main() -> ExitCode {
+    const LANDLOCK: Need = Need::Mechanism("linux.landlock.apply.v1");
+    const NETNS: Need = Need::Mechanism("linux.netns.enter.v1");
+    run(tests![
+        a_python_script_does_its_job_and_none_of_eight_things:
+            [Need::Python, LANDLOCK, Need::LandlockScopes, NETNS],
+        exit_statuses_are_those_of_the_shell_and_env: [LANDLOCK],
+        a_complaint_says_what_why_and_what_would_help: [LANDLOCK],
+        the_environment_is_fixed_but_for_what_is_passed_on: [LANDLOCK],
+        without_path_options_the_system_can_be_read_and_nothing_else: [LANDLOCK],
+        the_working_directory_can_be_set: [LANDLOCK],
+        signals_reach_the_workload: [LANDLOCK],
+        a_stop_and_a_continuation_reach_the_workload: [LANDLOCK],
+        the_workload_dies_with_portcullis: [LANDLOCK],
+        a_report_is_text_or_json_and_goes_where_it_is_asked_to: [LANDLOCK],
+        an_explanation_launches_nothing: [LANDLOCK, NETNS],
+        mechanisms_are_listed_with_what_this_kernel_supports: [],
+    ])
+}
