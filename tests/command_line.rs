@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
-use portcullis_tests::{Need, read_proc, run, tests};
+use portcullis_tests::{Need, Signal, read_proc, run, send, tests};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -57,6 +57,7 @@ struct Scene {
     port: u16,
 }
 
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python/eight_things.py");
 const SECRET: &str = "the secret";
 const GREETING: &str = "from the server";
 
@@ -86,15 +87,11 @@ impl Scene {
         self.folder.path().join(part).display().to_string()
     }
 
-    fn script(&self) -> String {
-        concat!(env!("CARGO_MANIFEST_DIR"), "/python/eight_things.py").to_owned()
-    }
-
     /// Runs the script after `before`, as the one that a shell starts and that has `$$` as its pid.
     fn run(&self, before: &[String]) -> Output {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "exec \"$@\" $$ \"$LAST\"", "sh"]);
-        command.args(before).args(["/usr/bin/python3".into(), self.script()]);
+        command.args(before).args(["/usr/bin/python3", SCRIPT]);
         for argument in ["in/text", "out", "secret", "outside"] {
             command.arg(self.path(argument));
         }
@@ -130,7 +127,7 @@ fn a_python_script_does_its_job_and_none_of_eight_things() {
     for root in ["/usr", "/lib", "/lib64", "/bin"].iter().filter(|root| Path::new(root).exists()) {
         arguments.extend(["--read".into(), (*root).to_owned()]);
     }
-    let script = Path::new(&scene.script()).parent().unwrap().display().to_string();
+    let script = Path::new(SCRIPT).parent().unwrap().display().to_string();
     for root in [script, scene.path("in")] {
         arguments.extend(["--read-only".into(), root]);
     }
@@ -269,28 +266,21 @@ fn waiting(script: &str) -> Child {
     child
 }
 
-fn send(child: &Child, signal: rustix::process::Signal) {
-    let pid = rustix::process::Pid::from_raw(child.id().cast_signed()).unwrap();
-    rustix::process::kill_process(pid, signal).unwrap();
-}
-
 fn signals_reach_the_workload() {
-    use rustix::process::Signal;
     for (name, signal) in
         [("INT", Signal::INT), ("TERM", Signal::TERM), ("HUP", Signal::HUP), ("QUIT", Signal::QUIT)]
     {
         let mut child = waiting(&format!("trap 'exit 40' {name}"));
-        send(&child, signal);
+        send(child.id(), signal);
         assert_eq!(child.wait().unwrap().code(), Some(40), "{name}");
     }
     // Untrapped, it ends the workload, and the status says by which.
     let mut child = waiting(":");
-    send(&child, Signal::TERM);
+    send(child.id(), Signal::TERM);
     assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
 }
 
 fn a_stop_and_a_continuation_reach_the_workload() {
-    use rustix::process::Signal;
     let mut child = waiting("trap 'exit 40' TERM");
     let state = |pid: u32| {
         let stat = read_proc(pid, "stat");
@@ -309,16 +299,16 @@ fn a_stop_and_a_continuation_reach_the_workload() {
             std::thread::sleep(Duration::from_millis(2));
         }
     };
-    send(&child, Signal::TSTP);
+    send(child.id(), Signal::TSTP);
     comes_to(workload, 'T');
     comes_to(child.id(), 'T');
-    send(&child, Signal::CONT);
+    send(child.id(), Signal::CONT);
     let deadline = Instant::now() + Duration::from_secs(10);
     while state(workload) == Some('T') {
         assert!(Instant::now() < deadline, "the workload does not go on");
         std::thread::sleep(Duration::from_millis(2));
     }
-    send(&child, Signal::TERM);
+    send(child.id(), Signal::TERM);
     assert_eq!(child.wait().unwrap().code(), Some(40));
 }
 

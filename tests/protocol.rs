@@ -223,15 +223,14 @@ fn step_7_a_closed_slot_is_a_fault_and_another_shape_a_mismatch() {
         host.fds.remove(&5);
     });
     outcome.faulted("slot 5");
-    use DescriptorKind::{Directory, Pipe, Regular, Socket};
-    for wrong in [Pipe, Socket, Regular] {
+    for wrong in [DescriptorKind::Pipe, DescriptorKind::Socket, DescriptorKind::Regular] {
         let outcome = spoilt(|host| {
             host.slot(5, DescriptorRole::ReadRoot, "/usr");
             host.declared(5).expected.kind = wrong;
         });
         outcome.refused("HandleMismatch", "slot 5");
     }
-    let outcome = spoilt(|host| host.declared(Host::EXE).expected.kind = Directory);
+    let outcome = spoilt(|host| host.declared(Host::EXE).expected.kind = DescriptorKind::Directory);
     outcome.refused("HandleMismatch", "slot 10");
     // Declared read-only and open for writing, and the reverse.
     let outcome = spoilt(|host| {

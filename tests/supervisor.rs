@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use portcullis::{Command, Error, RefusalReason, Stdio};
 use portcullis_core::Params;
-use portcullis_tests::{launcher, run, tests};
+use portcullis_tests::{Signal, launcher, pid, run, send, tests};
 use tempfile::TempDir;
 
 fn shell(script: &str) -> Command {
@@ -147,8 +147,7 @@ fn a_child_is_asked_without_waiting_and_killed() {
 fn a_launcher_that_is_killed_takes_its_workload_along() {
     let mut child = Command::new("/bin/sleep").arg("60").spawn().unwrap();
     let workload = child.id();
-    let pid = rustix::process::Pid::from_raw(child.launcher_id().cast_signed()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    send(child.launcher_id(), Signal::KILL);
     assert!(matches!(child.wait(), Err(Error::LauncherEnded { .. })));
     assert!(ends(workload), "the workload lives on");
 }
@@ -175,8 +174,7 @@ fn a_child_that_is_dropped_is_killed_and_one_that_is_detached_is_not() {
     let (workload, launcher) = (child.id(), child.launcher_id());
     child.detach();
     assert!(Path::new(&format!("/proc/{workload}")).exists());
-    let pid = |pid: u32| rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
-    rustix::process::kill_process(pid(workload), rustix::process::Signal::KILL).unwrap();
+    send(workload, Signal::KILL);
     let options = rustix::process::WaitOptions::empty();
     let (_, status) = rustix::process::waitpid(Some(pid(launcher)), options).unwrap().unwrap();
     assert_eq!(status.exit_status(), Some(0));
@@ -188,8 +186,7 @@ fn a_signal_to_the_launcher_reaches_the_workload() {
         .spawn()
         .unwrap();
     child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
-    let pid = rustix::process::Pid::from_raw(child.launcher_id().cast_signed()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    send(child.launcher_id(), Signal::TERM);
     assert_eq!(child.wait().unwrap().code(), Some(9));
 }
 

@@ -71,11 +71,7 @@ impl Params {
 
     /// The digest of the encoding; all zeros where the map is empty, and so absent from the wire.
     pub fn digest(&self) -> Digest {
-        if self.0.is_empty() {
-            Digest::ZERO
-        } else {
-            Digest::of(&encode(&Value::Map(self.0.clone())))
-        }
+        if self.0.is_empty() { Digest::ZERO } else { Digest::of(&encode(self)) }
     }
 }
 

@@ -28,7 +28,7 @@ fn allocated(body: &[u8]) -> usize {
 
 /// A CBOR head of `major` that declares `length` in four bytes.
 fn head(major: u8, length: u32) -> Vec<u8> {
-    [&[major << 5 | 26][..], &length.to_be_bytes()].concat()
+    [&[major << 5 | 0x1a][..], &length.to_be_bytes()].concat()
 }
 
 /// The body of a plan whose params are `items` small numbers: the dearest that a byte can be.

@@ -66,8 +66,8 @@ fn step(op: &Op, parent: u32, blocks: &mut Vec<Block>) -> Step {
         *slot = word(arg, blocks);
     }
     let expect = match op.expect() {
-        Expect::Value(value) => ChildExpect::Value(register(*value).cast_signed()),
-        Expect::ParentPid => ChildExpect::Value(register(i64::from(parent)).cast_signed()),
+        Expect::Value(value) => ChildExpect::Value(signed(*value)),
+        Expect::ParentPid => ChildExpect::Value(signed(i64::from(parent))),
         Expect::NonNegative => ChildExpect::NonNegative,
         Expect::Tolerate(errnos) => ChildExpect::Tolerate(Errnos::of(errnos)),
         // What a child does not know how to compare, it must not pass.
@@ -78,7 +78,7 @@ fn step(op: &Op, parent: u32, blocks: &mut Vec<Block>) -> Step {
 
 fn word(arg: &Arg, blocks: &mut Vec<Block>) -> Word {
     Word::Value(match arg {
-        Arg::Int(value) => register(value.cast_signed()),
+        Arg::Int(value) => usize::try_from(*value).unwrap_or(usize::MAX),
         Arg::Fd(fd) => register(i64::from(*fd)),
         Arg::Bytes(bytes) => bytes.as_ptr().expose_provenance(),
         Arg::Buffer(length) => {
@@ -108,14 +108,16 @@ fn word(arg: &Arg, blocks: &mut Vec<Block>) -> Word {
     })
 }
 
-/// A register's 64 bits.
-#[allow(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "the child runs on 64-bit machines alone, where a register holds an i64's bits"
-)]
+/// A register's bits of a number with a sign.
+#[allow(clippy::cast_possible_truncation, reason = "the child runs on 64-bit machines alone")]
+fn signed(value: i64) -> isize {
+    value as isize
+}
+
+/// A register's bits of a number with a sign, for a call to take as it wants.
+#[allow(clippy::cast_sign_loss, reason = "the kernel takes the bits, and gives them the sign back")]
 fn register(value: i64) -> usize {
-    value as usize
+    signed(value) as usize
 }
 
 #[cfg(test)]

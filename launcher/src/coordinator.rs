@@ -1,8 +1,7 @@
 //! The run: from a plan on an fd to a workload that is confined, in the protocol's order.
 
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use std::process::ExitCode;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use portcullis_child::CloneOptions;
 use portcullis_core::Lowering;
@@ -40,13 +39,13 @@ pub(crate) enum Purpose {
 }
 
 /// Runs a launch to its end and says with which status the launcher exits.
-pub(crate) fn run(purpose: Purpose) -> ExitCode {
+pub(crate) fn run(purpose: Purpose) -> u8 {
     trace::start();
     if purpose == Purpose::Explain {
         let mut untold = TranscriptWriter::new(io::sink());
         untold.state(LauncherState::LauncherStarted);
         return match launch(&mut untold, purpose) {
-            Ok(_) => ExitCode::SUCCESS,
+            Ok(_) => 0,
             Err(stop) => {
                 eprintln!("portcullis-launcher: {stop}");
                 status(&stop)
@@ -58,23 +57,27 @@ pub(crate) fn run(purpose: Purpose) -> ExitCode {
         Ok(control) => control,
         Err(fault) => {
             eprintln!("portcullis-launcher: {fault}");
-            return FAULTED.into();
+            return FAULTED;
         }
     };
-    // 0, 1 and 2 belong to the workload: not even a panic, which aborts, writes there.
+    // 0, 1 and 2 belong to the workload: not even a panic, which aborts, writes there. A reader that
+    // is gone is an error to tell, not a signal to die of; and what is sent to the launcher before its
+    // child is there, reaches the child.
     std::panic::set_hook(Box::new(|_| {}));
+    process::hold_signals();
     let mut transcript = TranscriptWriter::new(control);
     transcript.state(LauncherState::LauncherStarted);
-    match launch(&mut transcript, purpose) {
+    let status = match launch(&mut transcript, purpose) {
         Ok(child) => {
-            observe(&mut transcript, child);
-            ExitCode::SUCCESS
+            observe(&mut transcript, child.as_ref());
+            0
         }
         Err(stop) => {
             tell(&mut transcript, &stop);
             status(&stop)
         }
-    }
+    };
+    sys::exit(status)
 }
 
 /// Steps 2 to 14. The child that it returns has exec'd.
@@ -114,7 +117,7 @@ fn launch<W: Write>(
 
     // 7. Every declared fd is there and is what it is declared as.
     let stage = info_span!("handles").entered();
-    let slots = table.slots().iter().map(open_slot).collect::<Result<Vec<_>, Stop>>()?;
+    let slots = table.slots().iter().copied().map(open_slot).collect::<Result<Vec<_>, Stop>>()?;
     transcript.state(LauncherState::HandlesVerified);
     drop(stage);
 
@@ -141,12 +144,7 @@ fn launch<W: Write>(
     schedule.check_requirements()?;
 
     // 11. Everything that the child needs is built now; after this nothing is allocated for it.
-    let rendezvous = match lowering.wants_rendezvous() {
-        true => Some(pipe_with(PipeFlags::CLOEXEC).map_err(|errno| {
-            Stop::fault(format!("making the pipe that the child waits on: {errno}"))
-        })?),
-        false => None,
-    };
+    let rendezvous = if lowering.wants_rendezvous() { Some(rendezvous_pipe()?) } else { None };
     let release_fd = rendezvous.as_ref().map(|(read, _)| read.as_raw_fd());
     let lowered = lowering.finish(prologue(release_fd));
     drop(stage);
@@ -163,7 +161,6 @@ fn launch<W: Write>(
     // 12. The child. It waits where the launcher has a part to do; otherwise the launcher does, until
     // the child has exec'd or ended.
     let stage = info_span!("child").entered();
-    process::hold_signals();
     let Lowered { program, clone, notes } = lowered;
     let options = CloneOptions {
         namespaces: clone.namespaces,
@@ -224,10 +221,10 @@ fn launch<W: Write>(
 }
 
 /// Tells that the workload runs, waits for its end, and tells how that was.
-fn observe(transcript: &mut TranscriptWriter<Control>, child: Option<Child>) {
+fn observe(transcript: &mut TranscriptWriter<Control>, child: Option<&Child>) {
     let Some(child) = child else { return };
     // A channel that is gone is no reason to leave a workload that nobody waits for.
-    trace::notes().iter().for_each(|note| transcript.note(note));
+    note_trace(transcript);
     let _ = transcript.flush();
     match process::wait_and_forward(child.pid()) {
         Ok(status) => transcript.note(&how_it_ended(status)),
@@ -255,20 +252,22 @@ fn tell(transcript: &mut TranscriptWriter<Control>, stop: &Stop) {
             transcript.state(LauncherState::SetupRefused);
         }
         Stop::Faulted(Fault { what, note }) => {
-            note.iter().for_each(|note| transcript.note(note));
+            if let Some(note) = note {
+                transcript.note(note);
+            }
             transcript.state(LauncherState::SetupFaulted);
             transcript.note(&format!("fault: {what}"));
         }
     }
-    trace::notes().iter().for_each(|note| transcript.note(note));
+    note_trace(transcript);
     // Where nobody listens any more, the exit status still says it.
     let _ = transcript.flush();
 }
 
-fn status(stop: &Stop) -> ExitCode {
+fn status(stop: &Stop) -> u8 {
     match stop {
-        Stop::Refused(_) => REFUSED.into(),
-        Stop::Faulted(_) => FAULTED.into(),
+        Stop::Refused(_) => REFUSED,
+        Stop::Faulted(_) => FAULTED,
     }
 }
 
@@ -301,15 +300,22 @@ fn only_task() -> Result<(), Stop> {
     }
 }
 
+/// Notes how long the stages took that have ended.
+fn note_trace<W: Write>(transcript: &mut TranscriptWriter<W>) {
+    for note in trace::notes() {
+        transcript.note(&note);
+    }
+}
+
 fn flush<W: Write>(transcript: &mut TranscriptWriter<W>) -> Result<(), Stop> {
-    trace::notes().iter().for_each(|note| transcript.note(note));
+    note_trace(transcript);
     transcript
         .flush()
         .map_err(|error| Stop::fault(format!("writing to the control channel: {error}")))
 }
 
 /// The fd at a slot, seen to be of the declared shape.
-fn open_slot(slot: &DescriptorSlot) -> Result<OpenSlot<'static>, Stop> {
+fn open_slot(slot: DescriptorSlot) -> Result<OpenSlot<'static>, Stop> {
     let index = slot.slot_index;
     let fault = |what: String| Stop::fault(format!("slot {index} ({:?}): {what}", slot.role));
     let fd = RawFd::try_from(index).ok().and_then(sys::inherited);
@@ -323,13 +329,19 @@ fn open_slot(slot: &DescriptorSlot) -> Result<OpenSlot<'static>, Stop> {
         );
         return Err(Stop::refuse(RefusalReason::HandleMismatch, detail));
     }
-    Ok(OpenSlot { slot: *slot, fd })
+    Ok(OpenSlot { slot, fd })
 }
 
 fn shape(fd: BorrowedFd<'_>) -> Result<Option<DescriptorShape>, Errno> {
     let Some(kind) = DescriptorKind::from_mode(fstat(fd)?.st_mode) else { return Ok(None) };
     let access = fcntl_getfl(fd)? & OFlags::ACCMODE;
     Ok(Some(DescriptorShape { kind, writable: access == OFlags::WRONLY || access == OFlags::RDWR }))
+}
+
+/// The pipe that a child waits on, and the launcher's end of it.
+fn rendezvous_pipe() -> Result<(OwnedFd, OwnedFd), Stop> {
+    pipe_with(PipeFlags::CLOEXEC)
+        .map_err(|errno| Stop::fault(format!("making the pipe that the child waits on: {errno}")))
 }
 
 /// What the child does before any mechanism's ops.
@@ -373,11 +385,9 @@ fn exec_happened<W: Write>(
         }
         transcript.note(&format!("failed={whose} call={call} step={step}"));
         let op = &program.ops()[step].1;
-        Err(Stop::fault(match op.is_exec() {
-            // Its arguments are the workload's own, and may be long.
-            true => format!("{whose}: executing the program {how}"),
-            false => format!("{whose}: {op} {how}"),
-        }))
+        // The arguments of an exec are the workload's own, and may be long.
+        let call = if op.is_exec() { "executing the program".into() } else { op.to_string() };
+        Err(Stop::fault(format!("{whose}: {call} {how}")))
     };
     match child.progress() {
         Progress::Failed { step, errno } => {

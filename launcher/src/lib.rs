@@ -10,18 +10,17 @@
 //! # Use
 //!
 //! The package's binary, `portcullis-launcher`, links the built-in mechanisms. A launcher with other
-//! mechanisms is a binary of a few lines:
+//! mechanisms is a binary of a few lines, as that one is:
 //!
 //! ```no_run
-//! // use portcullis_mechanisms as _;  // the built-in ones
-//! // use my_mechanisms as _;          // and mine: a crate that nothing refers to is not linked
+//! #![no_main]
 //!
-//! #[global_allocator]
-//! static MEMORY: portcullis_launcher::Arena = portcullis_launcher::Arena::new();
+//! # /*
+//! use portcullis_mechanisms as _; // the built-in ones
+//! use my_mechanisms as _; // and mine: a crate that nothing refers to is not linked
+//! # */
 //!
-//! fn main() -> std::process::ExitCode {
-//!     portcullis_launcher::main()
-//! }
+//! portcullis_launcher::main!();
 //! ```
 //!
 //! # Modules
@@ -31,6 +30,7 @@
 
 #![deny(missing_docs, unsafe_code)]
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 mod assembly;
@@ -62,30 +62,65 @@ To confine a program from a shell, use `portcullis run`.
   --version      the version
   --help         this text";
 
-/// The launcher's main function, for a binary that links the mechanisms it wants.
+/// Makes a binary with `#![no_main]` a launcher: its memory an [`Arena`], its entry C's `main`.
+///
+/// Rust's own runtime, which is left out, sets up what a launcher has no use for: a signal stack, a
+/// message for a stack that overflows, an ignored SIGPIPE. In a guest that is a tenth of a launch.
+#[macro_export]
+macro_rules! main {
+    () => {
+        #[global_allocator]
+        static MEMORY: $crate::Arena = $crate::Arena::new();
+
+        #[allow(unsafe_code, reason = "the C runtime's entry has no safe form")]
+        // SAFETY: nothing else in a binary without Rust's runtime has this name.
+        #[unsafe(no_mangle)]
+        extern "C" fn main(argc: i32, argv: *const *const ::core::ffi::c_char) -> i32 {
+            // SAFETY: the C runtime passes its own arguments.
+            unsafe { $crate::start(argc, argv) }
+        }
+    };
+}
+
+/// What [`main!`] calls.
+///
+/// # Safety
+///
+/// The arguments must be those that the C runtime calls `main` with.
+#[doc(hidden)]
+#[allow(unsafe_code, reason = "it takes the C runtime's arguments")]
+pub unsafe fn start(argc: i32, argv: *const *const std::ffi::c_char) -> i32 {
+    // SAFETY: the caller's.
+    obey(&unsafe { sys::arguments(argc, argv) }).into()
+}
+
+/// The launcher's main function, for a binary with Rust's runtime.
 ///
 /// Exits with 0 when the workload was exec'd, 3 when the plan was refused, 4 on a fault.
 pub fn main() -> ExitCode {
-    let mut arguments = std::env::args_os().skip(1);
-    match (arguments.next(), arguments.next()) {
-        (None, _) => coordinator::run(Purpose::Launch),
-        (Some(argument), None) => match argument.to_str() {
-            Some("--explain") => coordinator::run(Purpose::Explain),
-            Some("--mechanisms") => host::describe(),
-            Some("--version") => print(concat!("portcullis-launcher ", env!("CARGO_PKG_VERSION"))),
-            Some("--help" | "-h") => print(HELP),
-            _ => misused(&argument.to_string_lossy()),
-        },
-        (Some(_), Some(second)) => misused(&second.to_string_lossy()),
+    obey(&std::env::args_os().skip(1).collect::<Vec<_>>()).into()
+}
+
+fn obey(arguments: &[OsString]) -> u8 {
+    let Some(argument) = arguments.first() else { return coordinator::run(Purpose::Launch) };
+    match (argument.to_str(), arguments.get(1)) {
+        (Some("--explain"), None) => coordinator::run(Purpose::Explain),
+        (Some("--mechanisms"), None) => host::describe(),
+        (Some("--version"), None) => {
+            print(concat!("portcullis-launcher ", env!("CARGO_PKG_VERSION")))
+        }
+        (Some("--help" | "-h"), None) => print(HELP),
+        (_, second) => {
+            let argument = second.unwrap_or(argument);
+            eprintln!(
+                "portcullis-launcher: {argument:?} is not expected here; --help tells what is"
+            );
+            FAULTED
+        }
     }
 }
 
-fn print(text: &str) -> ExitCode {
+fn print(text: &str) -> u8 {
     println!("{text}");
-    ExitCode::SUCCESS
-}
-
-fn misused(argument: &str) -> ExitCode {
-    eprintln!("portcullis-launcher: {argument:?} is not expected here; --help tells what is");
-    FAULTED.into()
+    0
 }

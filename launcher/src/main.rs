@@ -1,10 +1,7 @@
 //! The launcher with the built-in mechanisms.
 
+#![no_main]
+
 use portcullis_mechanisms as _;
 
-#[global_allocator]
-static MEMORY: portcullis_launcher::Arena = portcullis_launcher::Arena::new();
-
-fn main() -> std::process::ExitCode {
-    portcullis_launcher::main()
-}
+portcullis_launcher::main!();

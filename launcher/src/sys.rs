@@ -2,9 +2,11 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;
+use std::ffi::{CStr, OsStr, OsString, c_char};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use portcullis_child::CloneOptions;
@@ -76,6 +78,24 @@ pub(crate) struct Signal {
     pub(crate) number: i32,
     /// A process sent it, and not the kernel.
     pub(crate) from_process: bool,
+}
+
+/// Ends this process now: nothing that it holds needs putting back by hand.
+pub(crate) fn exit(status: u8) -> ! {
+    // SAFETY: the call ends the process.
+    unsafe { libc::_exit(status.into()) }
+}
+
+/// The arguments that C's `main` was called with, without the first.
+///
+/// # Safety
+///
+/// `argv` must be what the C runtime passes: `argc` C strings that live as long as the process.
+pub(crate) unsafe fn arguments(argc: i32, argv: *const *const c_char) -> Vec<OsString> {
+    let count = usize::try_from(argc).unwrap_or(0);
+    // SAFETY: the caller's.
+    let argument = |at| unsafe { CStr::from_ptr(*argv.add(at)) };
+    (1..count).map(|at| OsStr::from_bytes(argument(at).to_bytes()).to_owned()).collect()
 }
 
 /// Waits for a signal, all of which must be blocked.
@@ -186,7 +206,8 @@ unsafe impl GlobalAlloc for Arena {
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's.
         let place = unsafe { self.alloc(layout) };
-        // Nothing of the block is handed out twice, so it is as zero as it began.
+        // Nothing of the block is handed out twice, so it is as zero as it began. (What a vector grows
+        // into in place was never handed out either, and it is asked for as not zeroed.)
         if !place.is_null() && !self.holds(place) {
             // SAFETY: the system's allocator gave as many bytes.
             unsafe { place.write_bytes(0, layout.size()) };
@@ -200,11 +221,55 @@ unsafe impl GlobalAlloc for Arena {
             unsafe { System.dealloc(place, layout) };
         }
     }
+
+    unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        if !self.holds(place) {
+            // SAFETY: what is not the arena's is the system's.
+            return unsafe { System.realloc(place, layout, size) };
+        }
+        // What was handed out last grows where it is, as a vector that is being filled does.
+        let start = place.addr() - self.block.get().addr();
+        let (end, grown) = (start + layout.size(), start.saturating_add(size));
+        let swap =
+            |end, new| self.used.compare_exchange(end, new, Ordering::Relaxed, Ordering::Relaxed);
+        if size <= layout.size() || (grown <= ARENA_LEN && swap(end, grown).is_ok()) {
+            return place;
+        }
+        // SAFETY: the caller vouches for the size, and the layout's alignment is one.
+        let other = unsafe { self.alloc(Layout::from_size_align_unchecked(size, layout.align())) };
+        if !other.is_null() {
+            // SAFETY: both are as long as the old size, and what was just handed out is no other's.
+            unsafe { std::ptr::copy_nonoverlapping(place, other, layout.size()) };
+        }
+        other
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_handed_out_last_grows_in_place_and_anything_else_moves() {
+        static ARENA: Arena = Arena::new();
+        let layout = Layout::from_size_align(8, 8).unwrap();
+        // SAFETY: sizes are not zero, and each block is used as it was given.
+        unsafe {
+            let first = ARENA.alloc(layout);
+            first.write_bytes(7, 8);
+            assert_eq!(ARENA.realloc(first, layout, 64), first);
+            let second = ARENA.alloc(layout);
+            assert!(second.addr() >= first.addr() + 64);
+            let moved = ARENA.realloc(first, Layout::from_size_align(64, 8).unwrap(), 128);
+            assert_ne!(moved, first);
+            assert_eq!(std::slice::from_raw_parts(moved, 8), [7; 8]);
+            let large =
+                ARENA.realloc(moved, Layout::from_size_align(128, 8).unwrap(), 2 * ARENA_LEN);
+            assert!(!ARENA.holds(large));
+            assert_eq!(std::slice::from_raw_parts(large, 8), [7; 8]);
+            ARENA.dealloc(large, Layout::from_size_align(2 * ARENA_LEN, 8).unwrap());
+        }
+    }
 
     #[test]
     fn an_arena_hands_out_aligned_blocks_that_share_no_byte_and_overflows_to_the_system() {

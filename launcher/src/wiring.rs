@@ -17,6 +17,9 @@ const PLAN: &str = "BVISOR_LAUNCH_PLAN_FD";
 const ERROR: &str = "BVISOR_ERROR_FD";
 const ERROR_READ: &str = "BVISOR_ERROR_READ_FD";
 
+/// The longest plan.
+const MOST: usize = HEADER_LEN + MAX_BODY_LEN;
+
 /// The channel that the transcript is written to.
 pub(crate) struct Control(BorrowedFd<'static>);
 
@@ -97,7 +100,6 @@ pub(crate) fn read_plan(plan: BorrowedFd<'_>) -> Result<Vec<u8>, Stop> {
             return Err(Stop::refuse(RefusalReason::PlanInvalid, detail));
         }
     }
-    const MOST: usize = HEADER_LEN + MAX_BODY_LEN;
     let mut bytes = Vec::with_capacity(8192);
     loop {
         if bytes.len() == bytes.capacity() {

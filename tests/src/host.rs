@@ -17,11 +17,13 @@ use portcullis_core::descriptor::{
 };
 use portcullis_core::plan::{LaunchBody, LaunchPlan, LoweringEntry, Target, lowering_digest};
 use portcullis_core::registry::Registry;
+use portcullis_core::state::LauncherState;
 use portcullis_core::transcript::Transcript;
 use portcullis_core::{Digest, Params};
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, memfd_create, open};
 use rustix::io::pwrite;
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 use tempfile::TempDir;
 
@@ -42,6 +44,16 @@ pub fn launcher() -> &'static Path {
 /// A file of `/proc/PID`, as another process sees it.
 pub fn read_proc(pid: u32, file: &str) -> String {
     fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default()
+}
+
+/// The pid of a number.
+pub fn pid(number: u32) -> Pid {
+    i32::try_from(number).ok().and_then(Pid::from_raw).expect("a pid")
+}
+
+/// Sends a signal to a process.
+pub fn send(process: u32, signal: Signal) {
+    kill_process(pid(process), signal).expect("a process of ours");
 }
 
 /// A launch in the making. As it begins it is good: it scrubs, and execs a shell that leaves a mark.
@@ -93,7 +105,7 @@ impl Outcome {
     /// Asserts that the launch was refused by this name, with `part` in what is said of it.
     pub fn refused(&self, reason: &str, part: &str) {
         let transcript = self.transcript();
-        assert_eq!(transcript.terminal().map(|it| it.name()), Some("SetupRefused"), "{self:?}");
+        assert_eq!(transcript.terminal(), Some(LauncherState::SetupRefused), "{self:?}");
         assert_eq!(transcript.value("refusal"), Some(reason), "{self:?}");
         assert!(self.text.contains(part), "{part:?} is not in {self:?}");
         assert_eq!((self.status, self.ran, self.stderr.as_str()), (Some(3), false, ""), "{self:?}");
@@ -102,7 +114,7 @@ impl Outcome {
     /// Asserts that the launch faulted, with `part` in what is said of it.
     pub fn faulted(&self, part: &str) {
         let transcript = self.transcript();
-        assert_eq!(transcript.terminal().map(|it| it.name()), Some("SetupFaulted"), "{self:?}");
+        assert_eq!(transcript.terminal(), Some(LauncherState::SetupFaulted), "{self:?}");
         assert!(transcript.text("fault").is_some(), "{self:?}");
         assert!(self.text.contains(part), "{part:?} is not in {self:?}");
         assert_eq!((self.status, self.ran, self.stderr.as_str()), (Some(4), false, ""), "{self:?}");
@@ -111,7 +123,7 @@ impl Outcome {
     /// Asserts that the workload ran.
     pub fn succeeded(&self) {
         let transcript = self.transcript();
-        assert_eq!(transcript.terminal().map(|it| it.name()), Some("ExecSucceeded"), "{self:?}");
+        assert_eq!(transcript.terminal(), Some(LauncherState::ExecSucceeded), "{self:?}");
         assert_eq!((self.status, self.ran), (Some(0), true), "{self:?}");
     }
 }
@@ -178,20 +190,12 @@ impl Host {
     }
 
     /// The declaration of a slot.
-    ///
-    /// # Panics
-    ///
-    /// Where the slot is not declared.
     pub fn declared(&mut self, slot_index: u32) -> &mut DescriptorSlot {
         let mut slots = self.body.descriptor_table.iter_mut();
         slots.find(|it| it.slot_index == slot_index).expect("a declared slot")
     }
 
     /// Schedules a registered mechanism with these parameters.
-    ///
-    /// # Panics
-    ///
-    /// Where no such mechanism is registered, or the parameters are none.
     pub fn schedule(&mut self, id: &str, params: &impl Serialize) -> &mut LoweringEntry {
         let registry = Registry::collect().expect("no duplicates");
         let mechanism = registry.find(id).unwrap_or_else(|| panic!("{id} is not registered"));
@@ -201,10 +205,6 @@ impl Host {
     }
 
     /// The entry of an id.
-    ///
-    /// # Panics
-    ///
-    /// Where it is not scheduled.
     pub fn entry(&mut self, id: &str) -> &mut LoweringEntry {
         self.body.lowering.iter_mut().find(|it| it.id == id).expect("a scheduled entry")
     }
@@ -215,10 +215,6 @@ impl Host {
     }
 
     /// The frame that is handed over.
-    ///
-    /// # Panics
-    ///
-    /// Where the body can't be encoded.
     pub fn frame(&mut self) -> Vec<u8> {
         if self.honest {
             for entry in &mut self.body.lowering {
@@ -250,10 +246,6 @@ impl Host {
     }
 
     /// Launches, and waits for the launcher's end for 30 s at the most.
-    ///
-    /// # Panics
-    ///
-    /// Where the launcher hangs or can't be run.
     pub fn run(mut self) -> Outcome {
         let mark = self.folder.path().join("ran");
         let (control_read, control) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
@@ -326,10 +318,6 @@ impl Host {
     }
 
     /// Opens a file at a slot for writing.
-    ///
-    /// # Panics
-    ///
-    /// Where it can't be opened.
     pub fn open_for_writing(&mut self, slot_index: u32, path: impl AsRef<Path>) {
         let file = File::options().write(true).create(true).truncate(false).open(path);
         self.fds
@@ -357,8 +345,7 @@ fn attach(pid: u32, log: &Path) -> Child {
     assert!(line.contains("attached"), "{line}");
     // It says more, and is not to end for want of a listener.
     thread::spawn(move || read_all(told));
-    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).expect("a pid");
-    rustix::process::kill_process(pid, rustix::process::Signal::CONT).expect("it waits for this");
+    send(pid, Signal::CONT);
     strace
 }
 

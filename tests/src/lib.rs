@@ -2,12 +2,14 @@
 
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
+#![allow(clippy::missing_panics_doc, reason = "a test's helper panics where the test fails")]
 
 mod host;
 mod need;
 
-pub use host::{Host, Outcome, launcher, read_proc};
+pub use host::{Host, Outcome, launcher, pid, read_proc, send};
 pub use need::{Need, Test, run};
+pub use rustix::process::Signal;
 
 /// The tests of a file, by their functions' names, each with what it needs.
 ///

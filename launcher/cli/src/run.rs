@@ -271,7 +271,7 @@ const FORWARDED: &[i32] =
 fn forward(mut signals: SignalsInfo<WithOrigin>, launcher: u32) {
     thread::spawn(move || {
         for Origin { signal, cause, .. } in signals.forever() {
-            let pid = Pid::from_raw(launcher.cast_signed());
+            let pid = i32::try_from(launcher).ok().and_then(Pid::from_raw);
             if let (Cause::Sent(_), Some(pid), Some(signal)) =
                 (cause, pid, Signal::from_named_raw(signal))
             {

@@ -233,7 +233,7 @@ impl Child {
 
     /// Kills the workload, if it is known and is the launcher's child still.
     fn kill_workload(&self) -> bool {
-        let pid = self.report().pid().and_then(|pid| Pid::from_raw(pid.cast_signed()));
+        let pid = self.report().pid().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
         let Some(pid) = pid else { return false };
         let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
         // The number may be another's by now. The launcher has one child, so its child this is.

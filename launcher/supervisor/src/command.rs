@@ -298,7 +298,7 @@ impl Command {
     /// [`Error::Faulted`] carry the report.
     pub fn spawn(&mut self) -> Result<Child, Error> {
         let inherit = || Stdio::inherit();
-        self.start([inherit(), inherit(), inherit()])
+        self.start(&[inherit(), inherit(), inherit()])
     }
 
     /// Runs the program to its end.
@@ -316,7 +316,7 @@ impl Command {
     ///
     /// As [`spawn`](Self::spawn).
     pub fn output(&mut self) -> Result<Output, Error> {
-        self.start([Stdio::null(), Stdio::piped(), Stdio::piped()])?.wait_with_output()
+        self.start(&[Stdio::null(), Stdio::piped(), Stdio::piped()])?.wait_with_output()
     }
 
     /// Says in words what the launcher would do: the plan, the schedule, and every system call between
@@ -358,7 +358,7 @@ impl Command {
         .open()
     }
 
-    fn start(&mut self, defaults: [Stdio; 3]) -> Result<Child, Error> {
+    fn start(&mut self, defaults: &[Stdio; 3]) -> Result<Child, Error> {
         let launcher = Launcher::choose(self.launcher.as_deref())?;
         let plan = self.plan()?;
         let directory = match &self.directory {
@@ -369,7 +369,7 @@ impl Command {
         let mut with = wires.placement(&plan);
         let mut pipes = Pipes::default();
         let mut theirs: Vec<OwnedFd> = Vec::new();
-        for (target, (set, default)) in (0..3).zip(self.stdio.iter().zip(&defaults)) {
+        for (target, (set, default)) in (0..3).zip(self.stdio.iter().zip(defaults)) {
             let source = &set.as_ref().unwrap_or(default).0;
             let fd: RawFd = match source {
                 Source::Inherit => continue,
@@ -393,7 +393,7 @@ impl Command {
         with.trace = self.trace;
         with.die_with_parent = self.die_with_parent;
         with.directory = directory.as_ref().map(AsRawFd::as_raw_fd);
-        let process = place(&launcher, &[], with)?;
+        let process = place(&launcher, &[], &with)?;
         // The launcher has its own copies: with ours open, no pipe would ever show its end.
         drop((wires, theirs, plan));
         Child::started(process.pid(), Control::new(control), pipes, self.setup_limit)

@@ -25,6 +25,10 @@ pub(crate) enum Launcher {
 
 impl Launcher {
     /// The one at `path`; without it, that of `BVISOR_LAUNCHER_BIN`; without that, the embedded one.
+    #[cfg_attr(
+        bundled,
+        allow(clippy::unnecessary_wraps, reason = "without an embedded one there may be none")
+    )]
     pub(crate) fn choose(path: Option<&Path>) -> Result<Self, Error> {
         let path = path.map(Path::to_owned);
         let path = path.or_else(|| std::env::var_os("BVISOR_LAUNCHER_BIN").map(PathBuf::from));
@@ -209,7 +213,7 @@ pub(crate) fn ask(
     let fds: [(BorrowedFd<'_>, u32); 3] =
         [(null.as_fd(), 0), (out_end.as_fd(), 1), (err_end.as_fd(), 2)];
     with.fds.extend(fds.map(|(fd, target)| (fd.as_raw_fd(), target)));
-    let mut process = place(launcher, &[question], with)?;
+    let mut process = place(launcher, &[question], &with)?;
     drop((out_end, err_end));
     // One after the other is enough: what a launcher says of an error is less than a pipe holds.
     let mut answer = String::new();

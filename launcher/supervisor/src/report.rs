@@ -112,6 +112,11 @@ enum Status {
     Killed { signal: i32, core_dumped: bool },
 }
 
+#[allow(
+    clippy::ref_option,
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a field by reference"
+)]
 fn status<S: Serializer>(status: &Option<ExitStatus>, serializer: S) -> Result<S::Ok, S::Error> {
     let status = status.and_then(|status| match (status.code(), status.signal()) {
         (Some(code), _) => Some(Status::Exited { code }),

@@ -38,7 +38,7 @@ pub(crate) struct Placement {
 pub(crate) fn place(
     launcher: &Launcher,
     arguments: &[&str],
-    with: Placement,
+    with: &Placement,
 ) -> Result<Process, Error> {
     let mut envp = Vec::with_capacity(with.wiring.len() + 1);
     for (name, fd) in &with.wiring {
