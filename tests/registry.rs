@@ -117,7 +117,7 @@ fn the_reference_in_the_docs_is_of_these_mechanisms() {
             let _ = writeln!(text, "- Requires `{}`: {}", required.id, required.reason);
         }
     }
-    let file = root().join("docs/src/mechanisms.md");
+    let file = root().join("docs/mechanisms.md");
     if std::env::var_os("UPDATE").is_some() {
         fs::write(&file, &text).unwrap();
     }

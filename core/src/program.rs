@@ -207,6 +207,15 @@ impl Op {
         Self::new("rt_sigaction", libc::SYS_rt_sigaction, args, Expect::Zero)
     }
 
+    /// [prlimit(2)](https://man7.org/linux/man-pages/man2/getrlimit.2.html) of the child itself: an
+    /// `RLIMIT_…` and its soft and hard value.
+    pub fn prlimit(resource: u32, soft: u64, hard: u64) -> Self {
+        let limit = [soft.to_ne_bytes(), hard.to_ne_bytes()].concat();
+        let args =
+            vec![Arg::Int(0), Arg::Int(resource.into()), Arg::Bytes(limit.into()), Arg::Int(0)];
+        Self::new("prlimit64", libc::SYS_prlimit64, args, Expect::Zero)
+    }
+
     /// [read(2)](https://man7.org/linux/man-pages/man2/read.2.html), which must bring all of `length`
     /// bytes at once.
     pub fn read_exactly(fd: RawFd, length: u32) -> Self {
