@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use portcullis_core::Params;
 use portcullis_core::descriptor::{DescriptorKind, DescriptorRole};
 use portcullis_core::plan::LoweringEntry;
+use portcullis_core::state::LauncherState;
 use portcullis_mechanisms as _;
 use portcullis_tests::{Host, Need, Outcome, run, tests};
 use serde_json::{Value, json};
@@ -382,6 +383,33 @@ fn step_14_an_exec_that_fails_is_told_by_its_errno() {
     outcome.faulted("# child errno=13\n");
 }
 
+fn a_workload_of_the_same_user_cannot_look_into_the_launcher() {
+    for (whose, readable) in [("self", true), ("$PPID", false)] {
+        let outcome = spoilt(|host| {
+            let mark = host.folder().join("ran");
+            let script = format!(": < /proc/{whose}/environ && : > {}", mark.display());
+            host.body.target.argv[2] = script.into();
+            let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+            fs::set_permissions(host.folder(), everybody).unwrap();
+            // Not as root, whom nothing of this keeps out.
+            host.user = Some(65534);
+        });
+        assert_eq!(outcome.transcript().terminal(), Some(LauncherState::ExecSucceeded));
+        assert_eq!(outcome.ran, readable, "{outcome:?}");
+    }
+}
+
+fn what_is_on_the_error_pipe_though_the_exec_took_place_is_a_fault_and_ends_the_workload() {
+    let outcome = spoilt(|host| {
+        host.forged_error = true;
+        let script = "exec sleep 60";
+        host.body.target.argv[2] = script.into();
+    });
+    outcome.faulted("the error pipe");
+    let pid = outcome.transcript().value("child_pid").unwrap().to_owned();
+    assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "the workload lives on");
+}
+
 fn a_trace_has_the_microseconds_of_each_stage() {
     let outcome = spoilt(|host| {
         host.variables.insert("BVISOR_TRACE", Some("1".into()));
@@ -422,6 +450,8 @@ fn main() -> ExitCode {
         step_13_a_rendezvous_that_fails_never_releases_the_child: [],
         step_13_a_release_is_told_with_what_was_done_for_it: [Need::Mechanism(NETNS), Need::Mechanism(SECCOMP)],
         step_14_an_exec_that_fails_is_told_by_its_errno: [],
+        a_workload_of_the_same_user_cannot_look_into_the_launcher: [Need::Root],
+        what_is_on_the_error_pipe_though_the_exec_took_place_is_a_fault_and_ends_the_workload: [],
         a_trace_has_the_microseconds_of_each_stage: [],
     ])
 }

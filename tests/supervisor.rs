@@ -210,6 +210,12 @@ fn a_launcher_by_path_does_what_the_embedded_one_does() {
     assert_eq!(output.stdout, b"by path\n");
     let explained = shell(":").launcher(launcher()).explain().unwrap();
     assert!(explained.contains("linux.exec.v1"));
+    // By a path of this process's working directory, with another for the program.
+    let here = std::env::current_dir().unwrap();
+    let up: PathBuf = here.components().skip(1).map(|_| "..").collect();
+    let relative = up.join(launcher().strip_prefix("/").unwrap());
+    let output = shell("pwd").launcher(relative).current_dir("/usr").output().unwrap();
+    assert_eq!(output.stdout, b"/usr\n");
     let own = env!("CARGO_BIN_EXE_test-launcher");
     let known = portcullis::mechanisms(Some(Path::new(own))).unwrap();
     assert!(known.iter().any(|it| it.id == "test.thread.start.v1"), "its own mechanisms");

@@ -22,7 +22,7 @@ use portcullis_core::transcript::TranscriptWriter;
 use rustix::fs::{OFlags, fcntl_getfl, fstat};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Signal, WaitStatus};
+use rustix::process::{DumpableBehavior, Signal, WaitStatus};
 use tracing::info_span;
 
 use crate::process::{self, Child, Progress};
@@ -157,6 +157,9 @@ fn launch<W: Write>(
     }
     only_task()?;
     flush(transcript)?;
+    if rendezvous.is_none() {
+        out_of_reach()?;
+    }
 
     // 12. The child. It waits where the launcher has a part to do; otherwise the launcher does, until
     // the child has exec'd or ended.
@@ -175,22 +178,24 @@ fn launch<W: Write>(
     let noted = |time| notes.iter().filter(move |(when, ..)| *when == time);
     noted(NoteTime::Created).for_each(|(_, _, text)| transcript.note(text));
 
-    // 13. The launcher's part, and the release. A child that is dropped here is killed and reaped.
+    // 13. The launcher's part, and the release. A child that is dropped, here or below, is killed and
+    // reaped.
     if let Some((_, write)) = rendezvous {
         for it in schedule.entries() {
             it.mechanism.attend(&it.entry.params, pid)?;
         }
         flush(transcript)?;
+        out_of_reach()?;
         rustix::io::retry_on_intr(|| rustix::io::write(&write, &[1]))
             .map_err(|errno| Stop::fault(format!("releasing the child: {errno}")))?;
         noted(NoteTime::Released).for_each(|(_, _, text)| transcript.note(text));
     }
 
-    // 14. The child's own word: end of file is the exec, and its count says what was done before it.
+    // 14. The child's own word: end of file is the exec, or its end; its count says which, and what was
+    // done before.
     drop(error);
     let written = wiring::read_errors(error_read)
         .map_err(|errno| Stop::fault(format!("reading the error pipe: {errno}")))?;
-    child.settle();
     exec_happened(transcript, &child, &schedule, &written)?;
     let results = resolve(&schedule, |index| {
         let (done, all) = child.program().counted_off(Owner::Entry(index), child.done());
@@ -216,6 +221,7 @@ fn launch<W: Write>(
     }
     transcript.state(LauncherState::ReadyToExec);
     transcript.state(LauncherState::ExecSucceeded);
+    child.settle();
     drop(stage);
     Ok(Some(child))
 }
@@ -336,6 +342,16 @@ fn shape(fd: BorrowedFd<'_>) -> Result<Option<DescriptorShape>, Errno> {
     let Some(kind) = DescriptorKind::from_mode(fstat(fd)?.st_mode) else { return Ok(None) };
     let access = fcntl_getfl(fd)? & OFlags::ACCMODE;
     Ok(Some(DescriptorShape { kind, writable: access == OFlags::WRONLY || access == OFlags::RDWR }))
+}
+
+/// Keeps a workload of this process's own user from its memory and its fds, the control channel among
+/// them: what is not dumpable can't be traced, and its /proc/PID/fd is root's
+/// ([ptrace(2)](https://man7.org/linux/man-pages/man2/ptrace.2.html), access mode checking). The exec
+/// makes the workload dumpable again; a child that waits for its maps has to be so until then, for else
+/// its maps are root's too.
+fn out_of_reach() -> Result<(), Stop> {
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(|errno| Stop::fault(format!("prctl(PR_SET_DUMPABLE, 0): {errno}")))
 }
 
 /// The pipe that a child waits on, and the launcher's end of it.

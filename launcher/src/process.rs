@@ -17,8 +17,7 @@ use crate::sys::{self, Spawned};
 
 /// A child that runs a program.
 ///
-/// Dropped before the child is known to have exec'd or ended, it kills and reaps it; otherwise it
-/// leaves it alone.
+/// Dropped before it was [settled](Self::settle), it kills and reaps the child.
 pub struct Child {
     spawned: Spawned,
     settled: bool,
@@ -60,7 +59,7 @@ pub fn spawn(
     let assembly = Assembly::new(program, std::process::id());
     let _blocked = sys::block_signals();
     let spawned = Spawned::new(assembly, report_fd.unwrap_or(-1), options)?;
-    Ok(Child { spawned, settled: !options.concurrent })
+    Ok(Child { spawned, settled: false })
 }
 
 impl Child {
@@ -100,12 +99,13 @@ impl Child {
         }
     }
 
-    /// Says that the child has exec'd or ended, as its end of a close-on-exec pipe told.
+    /// Says that the child has become what it was made for, and is left alone from here on. It must
+    /// have exec'd: what it runs before that is in this value's memory.
     pub fn settle(&mut self) {
         self.settled = true;
     }
 
-    /// Waits for the child's end.
+    /// Waits for the child's end, and reaps it.
     ///
     /// # Errors
     ///

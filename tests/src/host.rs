@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -35,7 +36,9 @@ pub fn launcher() -> &'static Path {
         let path = folder.path().join("portcullis-launcher");
         let image = portcullis::bundled_launcher().expect("the launcher is embedded");
         fs::write(&path, image).expect("the launcher is written");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("chmod");
+        for path in [path.as_path(), folder.path()] {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("chmod");
+        }
         (folder, path)
     });
     path
@@ -72,6 +75,10 @@ pub struct Host {
     pub fds: BTreeMap<u32, OwnedFd>,
     /// Variables in place of the right ones; `None` leaves one out.
     pub variables: BTreeMap<&'static str, Option<String>>,
+    /// Who the launcher runs as, where it is not this user.
+    pub user: Option<u32>,
+    /// Whether the supervisor itself writes to the error pipe.
+    pub forged_error: bool,
     /// Where strace writes what the launcher and its child call, every constant as a number.
     pub strace: Option<PathBuf>,
     /// The launcher.
@@ -153,6 +160,8 @@ impl Default for Host {
             piped: false,
             fds: BTreeMap::new(),
             variables: BTreeMap::new(),
+            user: None,
+            forged_error: false,
             strace: None,
             launcher: launcher().to_owned(),
             arguments: Vec::new(),
@@ -250,6 +259,9 @@ impl Host {
         let mark = self.folder.path().join("ran");
         let (control_read, control) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
         let (error_read, error) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
+        if self.forged_error {
+            rustix::io::write(&error, &[0; 8]).expect("a pipe that is empty");
+        }
         let plan = self.plan_fd();
         let first = self.fds.keys().next_back().copied().unwrap_or(2).max(2) + 1;
         let mut mappings: Vec<FdMapping> = Vec::new();
@@ -269,6 +281,9 @@ impl Host {
         } else {
             Command::new(&self.launcher)
         };
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
         command.args(&self.arguments).env_clear();
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         for (number, (name, fd)) in

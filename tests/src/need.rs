@@ -11,6 +11,8 @@ pub enum Need {
     Mechanism(&'static str),
     /// Landlock's scopes: ABI 6.
     LandlockScopes,
+    /// Root, to become somebody else.
+    Root,
     /// `strace`.
     Strace,
     /// `nm`.
@@ -32,6 +34,9 @@ impl Need {
                 let abi = portcullis_mechanisms::landlock::running_abi();
                 let enough = abi.is_some_and(|abi| abi >= portcullis_mechanisms::landlock::SCOPES);
                 (!enough).then(|| "Landlock's scopes come with Linux 6.12".into())
+            }
+            Self::Root => {
+                (!rustix::process::geteuid().is_root()).then(|| "this is not root".into())
             }
             Self::Strace => missing("strace", "-V"),
             Self::Nm => missing("nm", "--version"),

@@ -33,7 +33,11 @@ impl Launcher {
         let path = path.map(Path::to_owned);
         let path = path.or_else(|| std::env::var_os("BVISOR_LAUNCHER_BIN").map(PathBuf::from));
         match path {
-            Some(path) => Ok(Self::Path(path)),
+            // The launcher starts in the program's working directory, and its path is of this one.
+            Some(path) => match std::path::absolute(&path) {
+                Ok(absolute) => Ok(Self::Path(absolute)),
+                Err(error) => Err(Self::Path(path).error(error)),
+            },
             #[cfg(bundled)]
             None => Ok(Self::Bundled),
             #[cfg(not(bundled))]

@@ -72,7 +72,10 @@ pub(crate) fn place(
     let mut process = process::spawn(program, None, CloneOptions::default())
         .map_err(|error| launcher.error(error))?;
     let (errno, what) = match process.progress() {
-        Progress::Complete => return Ok(process),
+        Progress::Complete => {
+            process.settle();
+            return Ok(process);
+        }
         Progress::Failed { step, errno } => (errno, process.program().ops()[step].1.name()),
         Progress::Stopped { step } => (libc::EINTR, process.program().ops()[step].1.name()),
     };
