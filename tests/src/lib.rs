@@ -3,6 +3,7 @@
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 #![allow(clippy::missing_panics_doc, reason = "a test's helper panics where the test fails")]
+#![allow(clippy::struct_excessive_bools, reason = "each is one way in which a host can be wrong")]
 
 mod host;
 mod need;
