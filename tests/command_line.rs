@@ -197,8 +197,16 @@ fn exit_statuses_are_those_of_the_shell_and_env() {
 
 fn a_complaint_says_what_why_and_what_would_help() {
     for (arguments, parts) in [
-        (&["run", "--", "no-such-program"][..], &["no-such-program", "No such file"][..]),
-        (&["run", "--read", "/no/root", "--", "true"], &["/no/root", "No such file"]),
+        (
+            &["run", "--", "no-such-program"][..],
+            &["no-such-program", "No such file", "--env PATH="][..],
+        ),
+        (&["run", "--read", "/no/root", "--", "true"], &["/no/root", "No such file", "create it"]),
+        (&["run", "--", "/etc/passwd"], &["/etc/passwd", "Permission denied", "chmod"]),
+        (
+            &["run", "--launcher", "/no/l", "--", "true"],
+            &["/no/l", "No such file", "BVISOR_LAUNCHER_BIN"],
+        ),
         (&["run", "--read", "/lib", "--", "/bin/true"], &["Permission denied", "exec root"]),
         (&["run", "--env", "NOPE_", "--", "true"], &["NOPE_", "NAME=VALUE"]),
     ] {

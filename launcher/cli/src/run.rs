@@ -12,7 +12,7 @@ use std::process::{ExitCode, ExitStatus};
 use std::thread;
 
 use clap::{Args, ValueEnum};
-use portcullis::{Command, Error, OpenError, Report, Stopped};
+use portcullis::{Command, Error, OpenError, RefusalReason, Report, Stopped};
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{
     SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2, SIGWINCH,
@@ -200,7 +200,10 @@ impl Run {
 
     /// Complains, tells what there is to tell, and says with which status to exit.
     fn fail(&self, error: &Error) -> ExitCode {
-        complain(error);
+        match remedy(error) {
+            Some(remedy) => complain(&format_args!("{error}; {remedy}")),
+            None => complain(error),
+        }
         if let Some(report) = error.report() {
             self.tell(report);
         }
@@ -231,6 +234,28 @@ impl Run {
                 }
             }
         }
+    }
+}
+
+/// What would help, where the error does not say so itself.
+fn remedy(error: &Error) -> Option<&'static str> {
+    match error {
+        Error::Policy(OpenError::Path { what: "program", source, .. }) => {
+            Some(match source.kind() {
+                io::ErrorKind::NotFound => {
+                    "name it by its path, or say where to look with --env PATH=…"
+                }
+                _ => "a program is a regular file with an execute bit (chmod +x)",
+            })
+        }
+        Error::Policy(OpenError::Path { what: "root", .. }) => {
+            Some("a root must exist; create it, or leave its option out")
+        }
+        Error::Launcher { .. } => Some("--launcher and BVISOR_LAUNCHER_BIN name another one"),
+        Error::Refused { reason: RefusalReason::MissingPrimitive, .. } => {
+            Some("`portcullis mechanisms` says what this machine can do")
+        }
+        _ => None,
     }
 }
 
