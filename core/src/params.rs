@@ -49,10 +49,6 @@ impl Params {
         Self(entries)
     }
 
-    pub(crate) fn entries(&self) -> &[(Value, Value)] {
-        &self.0
-    }
-
     /// The typed form.
     ///
     /// # Errors

@@ -33,6 +33,15 @@ pub(crate) fn take_inherited(fd: RawFd) -> Option<OwnedFd> {
     is_open(fd).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Whether this process is known to have one thread: the kernel refuses to unshare what more than one
+/// share, and has nothing to do where there is one
+/// ([unshare(2)](https://man7.org/linux/man-pages/man2/unshare.2.html), `CLONE_THREAD`). False may mean
+/// that the call itself is forbidden here.
+pub(crate) fn is_known_to_have_one_thread() -> bool {
+    // SAFETY: with this flag the call checks, and changes nothing.
+    unsafe { libc::unshare(libc::CLONE_THREAD) == 0 }
+}
+
 /// A thread's signal mask, put back when this is dropped.
 pub(crate) struct SignalMask(libc::sigset_t);
 

@@ -14,7 +14,7 @@ use crate::{Digest, OsText, Params};
 
 pub(crate) const VERSION: u16 = 2;
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WireBody {
     h_a: Digest,
@@ -27,17 +27,17 @@ struct WireBody {
     descriptor_table: Vec<DescriptorSlot>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WireLowering {
     entries: Vec<WireEntry>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WireEntry {
     id: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     params: Option<Value>,
     version: u32,
     phase_code: u32,
@@ -45,11 +45,47 @@ struct WireEntry {
     param_digest: Digest,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WireTarget {
     argv: Vec<OsText>,
     envp: Vec<(OsText, OsText)>,
+    exe_slot: u32,
+}
+
+/// What is written, by reference; field for field what is read.
+#[derive(Serialize)]
+struct BodyOut<'a> {
+    h_a: Digest,
+    h_l: Digest,
+    h_p: Digest,
+    target: TargetOut<'a>,
+    plan_id: Digest,
+    lowering: LoweringOut<'a>,
+    attempt_id: Digest,
+    descriptor_table: &'a [DescriptorSlot],
+}
+
+#[derive(Serialize)]
+struct LoweringOut<'a> {
+    entries: Vec<EntryOut<'a>>,
+}
+
+#[derive(Serialize)]
+struct EntryOut<'a> {
+    id: &'a str,
+    #[serde(skip_serializing_if = "Params::is_empty")]
+    params: &'a Params,
+    version: u32,
+    phase_code: u32,
+    decl_digest: Digest,
+    param_digest: Digest,
+}
+
+#[derive(Serialize)]
+struct TargetOut<'a> {
+    argv: &'a [OsText],
+    envp: &'a [(OsText, OsText)],
     exe_slot: u32,
 }
 
@@ -76,19 +112,18 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<LaunchBody, WireError> {
 
 pub(crate) fn encode(body: &LaunchBody) -> Result<Vec<u8>, WireError> {
     limits(body)?;
-    let bytes = encode_value(&WireBody {
-        h_a: body.h_a,
-        h_l: body.h_l,
-        h_p: body.h_p,
-        target: WireTarget {
-            argv: body.target.argv.clone(),
-            envp: body.target.envp.clone(),
-            exe_slot: body.target.exe_slot,
-        },
-        plan_id: body.plan_id,
-        lowering: wire_lowering(&body.lowering),
-        attempt_id: body.attempt_id,
-        descriptor_table: body.descriptor_table.clone(),
+    let LaunchBody { attempt_id, plan_id, h_a, h_p, h_l, lowering, descriptor_table, target } =
+        body;
+    let Target { argv, envp, exe_slot } = target;
+    let bytes = encode_value(&BodyOut {
+        h_a: *h_a,
+        h_l: *h_l,
+        h_p: *h_p,
+        target: TargetOut { argv, envp, exe_slot: *exe_slot },
+        plan_id: *plan_id,
+        lowering: lowering_out(lowering),
+        attempt_id: *attempt_id,
+        descriptor_table,
     });
     // What a decoder would reject (a float in params, say) is the encoder's to report.
     deterministic::check(&bytes)?;
@@ -96,19 +131,23 @@ pub(crate) fn encode(body: &LaunchBody) -> Result<Vec<u8>, WireError> {
 }
 
 pub(crate) fn encode_lowering(entries: &[LoweringEntry]) -> Vec<u8> {
-    encode_value(&wire_lowering(entries))
+    encode_value(&lowering_out(entries))
 }
 
-fn wire_lowering(entries: &[LoweringEntry]) -> WireLowering {
-    let entry = |entry: &LoweringEntry| WireEntry {
-        id: entry.id.clone(),
-        params: (!entry.params.is_empty()).then(|| Value::Map(entry.params.entries().to_vec())),
-        version: entry.version,
-        phase_code: entry.phase_code,
-        decl_digest: entry.decl_digest,
-        param_digest: entry.param_digest,
-    };
-    WireLowering { entries: entries.iter().map(entry).collect() }
+fn lowering_out(entries: &[LoweringEntry]) -> LoweringOut<'_> {
+    LoweringOut { entries: entries.iter().map(entry_out).collect() }
+}
+
+fn entry_out(entry: &LoweringEntry) -> EntryOut<'_> {
+    let LoweringEntry { id, version, phase_code, params, param_digest, decl_digest } = entry;
+    EntryOut {
+        id,
+        params,
+        version: *version,
+        phase_code: *phase_code,
+        decl_digest: *decl_digest,
+        param_digest: *param_digest,
+    }
 }
 
 fn entry(wire: WireEntry) -> Result<LoweringEntry, WireError> {
