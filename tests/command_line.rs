@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Output, Stdio};
 use std::sync::Arc;
@@ -260,16 +260,13 @@ fn the_working_directory_can_be_set() {
 
 /// A confined shell that has said that it runs.
 fn waiting(script: &str) -> Child {
-    let mut child = command(&[
-        "run",
-        "--",
-        "sh",
-        "-c",
-        &format!("{script}; echo; while :; do sleep 0.02; done"),
-    ])
-    .stdout(Stdio::piped())
-    .spawn()
-    .unwrap();
+    let script = format!("{script}; echo; while :; do sleep 0.02; done");
+    let mut child = command(&["run", "--", "sh", "-c", &script])
+        // A group of its own, which has a parent outside: SIGTSTP stops nothing in an orphaned one.
+        .process_group(0)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
     child
 }
