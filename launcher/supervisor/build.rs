@@ -68,7 +68,8 @@ fn variable(name: &str) -> String {
 fn sources(launcher: &Path) -> Vec<PathBuf> {
     let workspace = launcher.join("..");
     let own = ["src", "Cargo.toml", "build.rs", "child/src", "child/Cargo.toml"];
-    let siblings = ["core/src", "core/Cargo.toml", "mechanisms/src", "mechanisms/Cargo.toml"];
+    let siblings =
+        ["Cargo.lock", "core/src", "core/Cargo.toml", "mechanisms/src", "mechanisms/Cargo.toml"];
     let own = own.iter().map(|it| launcher.join(it));
     let siblings = siblings.iter().map(|it| workspace.join(it));
     own.chain(siblings).filter(|it| it.exists()).collect()

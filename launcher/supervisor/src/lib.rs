@@ -32,7 +32,7 @@
 //!
 //! # Limits
 //!
-//! Linux 5.9 and newer, on `x86_64` and `aarch64`; each mechanism names its own kernel floor. What a
+//! Linux 5.11 and newer, on `x86_64` and `aarch64`; each mechanism names its own kernel floor. What a
 //! mechanism does not cover it does not cover: see each one's documentation.
 //!
 //! # Processes
