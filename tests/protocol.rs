@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use portcullis_core::Params;
 use portcullis_core::descriptor::{DescriptorKind, DescriptorRole};
-use portcullis_core::plan::LoweringEntry;
+use portcullis_core::plan::{LoweringEntry, Standing};
 use portcullis_core::state::LauncherState;
 use portcullis_mechanisms as _;
 use portcullis_tests::{Host, Need, Outcome, run, tests};
@@ -48,7 +48,8 @@ fn foreign(id: &str) -> LoweringEntry {
         phase_code: found.phase_code,
         params: Params::default(),
         param_digest: Params::default().digest(),
-        decl_digest: <[u8; 32]>::try_from(digest).unwrap().into(),
+        decl_digest: Some(<[u8; 32]>::try_from(digest).unwrap().into()),
+        standing: Standing::Scheduled,
     }
 }
 
@@ -186,7 +187,7 @@ fn step_4_a_digest_that_differs_is_a_mismatch_of_identity() {
         host.body.h_l = portcullis_core::plan::lowering_digest(&host.body.lowering);
     });
     outcome.refused("IdentityMismatch", "param_digest");
-    let outcome = spoilt(|host| host.entry(SCRUB).decl_digest = [9; 32].into());
+    let outcome = spoilt(|host| host.entry(SCRUB).decl_digest = Some([9; 32].into()));
     outcome.refused("IdentityMismatch", "declaration");
 }
 

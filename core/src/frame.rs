@@ -9,7 +9,7 @@ pub const HEADER_LEN: usize = 8 + 2 + 4 + 32;
 /// The longest body that is accepted: 1 MiB.
 pub const MAX_BODY_LEN: usize = 1 << 20;
 /// The versions of the protocol that this crate decodes.
-pub const SUPPORTED_VERSIONS: &[u16] = &[2];
+pub const SUPPORTED_VERSIONS: &[u16] = &[1, 2];
 
 /// A frame whose envelope has been verified: its body is exactly what was digested.
 ///

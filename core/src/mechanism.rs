@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::descriptor::{DescriptorKind, DescriptorRole, DescriptorShape, DescriptorSlot};
 use crate::lowering::Lowering;
 use crate::params::encode;
-use crate::plan::{LoweringEntry, Target};
+use crate::plan::{LoweringEntry, Standing, Target};
 use crate::state::RefusalReason;
 use crate::{Digest, Params, ParamsError};
 
@@ -122,7 +122,8 @@ impl Declaration {
             phase_code: self.phase.code(),
             param_digest: params.digest(),
             params,
-            decl_digest: self.digest(),
+            decl_digest: Some(self.digest()),
+            standing: Standing::Scheduled,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::descriptor::DescriptorSlot;
 use crate::frame::{Frame, FrameError};
-use crate::wire::{WireError, v2};
+use crate::wire::{WireError, check_limits, v1, v2};
 use crate::{Digest, OsText, Params};
 
 /// The most entries that a lowering may hold.
@@ -47,8 +47,22 @@ pub struct LoweringEntry {
     pub params: Params,
     /// The digest of `params`; verified.
     pub param_digest: Digest,
-    /// The digest of the mechanism's declaration, as the supervisor knows it; verified.
-    pub decl_digest: Digest,
+    /// The digest of the mechanism's declaration, as the supervisor knows it; verified. `None` in a
+    /// version 1 plan, which has no such thing.
+    pub decl_digest: Option<Digest>,
+    /// How the plan asks for it.
+    pub standing: Standing,
+}
+
+/// How a plan asks for a mechanism.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Standing {
+    /// By an entry, which is part of its phase.
+    #[default]
+    Scheduled,
+    /// By a field or a slot of a version 1 plan, whose phases know nothing of it: it is applied, and
+    /// has its notes, like any other.
+    Implied,
 }
 
 /// The workload.
@@ -75,6 +89,7 @@ pub struct Target {
 pub struct LaunchPlan {
     version: u16,
     body: LaunchBody,
+    lowering_digest: Digest,
 }
 
 /// Why bytes are not a plan.
@@ -121,7 +136,16 @@ impl LaunchPlan {
     /// [`PlanError::Frame`] for the envelope, [`PlanError::Wire`] for the body.
     pub fn decode(bytes: &[u8]) -> Result<Self, PlanError> {
         let frame = Frame::decode(bytes)?;
-        Ok(Self { version: frame.version(), body: v2::decode(frame.body())? })
+        let version = frame.version();
+        let (body, lowering_digest) = if version == v1::VERSION {
+            v1::decode(frame.body())?
+        } else {
+            let body = v2::decode(frame.body())?;
+            let digest = lowering_digest(&body.lowering);
+            (body, digest)
+        };
+        check_limits(&body)?;
+        Ok(Self { version, body, lowering_digest })
     }
 
     /// Encodes a body and wraps it in a frame of version 2.
@@ -149,7 +173,7 @@ impl LaunchPlan {
     ///
     /// [`IdentityError`] names the first that differs, `h_l` before the entries in their order.
     pub fn verify_identity(&self) -> Result<(), IdentityError> {
-        let found = lowering_digest(&self.body.lowering);
+        let found = self.lowering_digest;
         if found != self.body.h_l {
             return Err(IdentityError::Lowering { declared: self.body.h_l, found });
         }
@@ -164,7 +188,7 @@ impl LaunchPlan {
     }
 }
 
-/// The digest of the canonical encoding of a lowering: what `h_l` must be.
+/// The digest of the canonical encoding of a lowering: what `h_l` must be in a version 2 plan.
 pub fn lowering_digest(entries: &[LoweringEntry]) -> Digest {
     Digest::of(&v2::encode_lowering(entries))
 }

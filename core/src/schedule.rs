@@ -80,7 +80,7 @@ impl<'a> Schedule<'a> {
                 return refuse(RefusalReason::PlanInvalid, detail);
             }
             let (found, known) = (it.entry.decl_digest, declared.digest());
-            if found != known {
+            if let Some(found) = found.filter(|found| *found != known) {
                 let detail = format!(
                     "{id}: the plan was made for the declaration {found}, and the launcher's is {known}; \
                      supervisor and launcher are of different builds"
@@ -183,7 +183,7 @@ mod tests {
     #[test]
     fn a_declaration_of_another_build_is_a_mismatch_of_identity() {
         let mut other = entries(&[SCRUB, EXEC]);
-        other[0].decl_digest = Digest::ZERO;
+        other[0].decl_digest = Some(Digest::ZERO);
         assert_eq!(refused(&other), RefusalReason::IdentityMismatch);
     }
 

@@ -232,7 +232,8 @@ mod tests {
             phase_code: 4,
             params: Params::default(),
             param_digest: Digest::ZERO,
-            decl_digest: Digest::ZERO,
+            decl_digest: None,
+            standing: crate::plan::Standing::Scheduled,
         }
     }
 

@@ -4,7 +4,7 @@ use std::alloc::System;
 use std::collections::BTreeMap;
 
 use portcullis_core::frame::{Frame, HEADER_LEN};
-use portcullis_core::plan::{LaunchBody, LaunchPlan, LoweringEntry, Target};
+use portcullis_core::plan::{LaunchBody, LaunchPlan, LoweringEntry, Standing, Target};
 use portcullis_core::{Digest, Params};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -41,7 +41,8 @@ fn dear(items: &[u8]) -> Vec<u8> {
         phase_code: 0,
         param_digest: params.digest(),
         params,
-        decl_digest: Digest::ZERO,
+        decl_digest: Some(Digest::ZERO),
+        standing: Standing::Scheduled,
     };
     let zero = Digest::ZERO;
     let frame = LaunchPlan::encode(&LaunchBody {

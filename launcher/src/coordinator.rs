@@ -10,7 +10,7 @@ use portcullis_core::descriptor::{
 };
 use portcullis_core::lowering::{Lowered, NoteTime, OpenSlot};
 use portcullis_core::mechanism::{ChildPid, Fault, Refusal, Stop};
-use portcullis_core::plan::LaunchPlan;
+use portcullis_core::plan::{LaunchPlan, Standing};
 use portcullis_core::program::{Op, Owner, Program};
 use portcullis_core::registry::Registry;
 use portcullis_core::schedule::Schedule;
@@ -203,18 +203,16 @@ fn launch<W: Write>(
         done == all
             || child.program().ops().last().is_some_and(|(owner, _)| *owner == Owner::Entry(index))
     })?;
-    if plan.version() >= 2 {
-        for (index, it) in schedule.entries().iter().enumerate() {
-            let (_, ops) = child.program().counted_off(Owner::Entry(index), child.done());
-            transcript.note(&format!("applied={} calls={ops}", it.entry.id));
-        }
+    for (index, it) in schedule.entries().iter().enumerate() {
+        let (_, ops) = child.program().counted_off(Owner::Entry(index), child.done());
+        transcript.note(&format!("applied={} calls={ops}", it.entry.id));
     }
     for (group, result) in &results {
         if *group == PhaseGroup::Confinement {
             let scheduled = entries_of(&schedule, *group).count();
             let installed = confinement_installed(scheduled, *result);
             transcript.note(&format!("confinement={result} installed={installed}"));
-        } else if plan.version() >= 2 {
+        } else {
             transcript.note(&format!("phase={group} result={result}"));
         }
         transcript.state(group.state());
@@ -460,8 +458,10 @@ fn entries_of<'s>(
     group: PhaseGroup,
 ) -> impl Iterator<Item = usize> + use<'s> {
     let entries = schedule.entries().iter().enumerate();
-    let of_group =
-        entries.filter(move |(_, it)| PhaseGroup::of_code(it.entry.phase_code) == Some(group));
+    let of_group = entries.filter(move |(_, it)| {
+        let scheduled = it.entry.standing == Standing::Scheduled;
+        scheduled && PhaseGroup::of_code(it.entry.phase_code) == Some(group)
+    });
     of_group.map(|(index, _)| index)
 }
 

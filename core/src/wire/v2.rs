@@ -6,10 +6,10 @@
 use ciborium::Value;
 use serde::{Deserialize, Serialize};
 
-use super::{WireError, deterministic};
-use crate::descriptor::{DescriptorSlot, MAX_SLOTS};
+use super::{WireError, check_limits, deterministic};
+use crate::descriptor::DescriptorSlot;
 use crate::params::encode as encode_value;
-use crate::plan::{LaunchBody, LoweringEntry, MAX_ENTRIES, MAX_STRING_LEN, Target};
+use crate::plan::{LaunchBody, LoweringEntry, Standing, Target};
 use crate::{Digest, OsText, Params};
 
 pub(crate) const VERSION: u16 = 2;
@@ -106,12 +106,11 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<LaunchBody, WireError> {
             exe_slot: wire.target.exe_slot,
         },
     };
-    limits(&body)?;
     Ok(body)
 }
 
 pub(crate) fn encode(body: &LaunchBody) -> Result<Vec<u8>, WireError> {
-    limits(body)?;
+    check_limits(body)?;
     let LaunchBody { attempt_id, plan_id, h_a, h_p, h_l, lowering, descriptor_table, target } =
         body;
     let Target { argv, envp, exe_slot } = target;
@@ -139,13 +138,14 @@ fn lowering_out(entries: &[LoweringEntry]) -> LoweringOut<'_> {
 }
 
 fn entry_out(entry: &LoweringEntry) -> EntryOut<'_> {
-    let LoweringEntry { id, version, phase_code, params, param_digest, decl_digest } = entry;
+    let LoweringEntry { id, version, phase_code, params, param_digest, decl_digest, .. } = entry;
     EntryOut {
         id,
         params,
         version: *version,
         phase_code: *phase_code,
-        decl_digest: *decl_digest,
+        // An entry of version 1, which has none, is of no version 2 plan: zeros match no declaration.
+        decl_digest: decl_digest.unwrap_or(Digest::ZERO),
         param_digest: *param_digest,
     }
 }
@@ -165,7 +165,8 @@ fn entry(wire: WireEntry) -> Result<LoweringEntry, WireError> {
         phase_code: wire.phase_code,
         params,
         param_digest: wire.param_digest,
-        decl_digest: wire.decl_digest,
+        decl_digest: Some(wire.decl_digest),
+        standing: Standing::Scheduled,
     })
 }
 
@@ -179,42 +180,6 @@ fn shape(error: ciborium::de::Error<std::io::Error>) -> WireError {
     }
 }
 
-fn limits(body: &LaunchBody) -> Result<(), WireError> {
-    let limit = |what, found: usize, limit| {
-        if found > limit { Err(WireError::Limit { what, found, limit }) } else { Ok(()) }
-    };
-    limit("slots", body.descriptor_table.len(), MAX_SLOTS)?;
-    limit("lowering entries", body.lowering.len(), MAX_ENTRIES)?;
-    if body.target.argv.is_empty() {
-        return Err(WireError::Shape("argv is empty: a program is given its own name".into()));
-    }
-    for argument in &body.target.argv {
-        string("argument", argument, argument.as_bytes().len())?;
-    }
-    for (name, value) in &body.target.envp {
-        let length = name.as_bytes().len() + 1 + value.as_bytes().len();
-        string("environment variable", name, length)?;
-        string("the value of environment variable", value, length)?;
-        if name.as_bytes().is_empty() || name.as_bytes().contains(&b'=') {
-            let (text, why) = (format!("{name:?}"), "a name is not empty and holds no `=`");
-            return Err(WireError::String { what: "environment variable", text, why });
-        }
-    }
-    Ok(())
-}
-
-fn string(what: &'static str, text: &OsText, length: usize) -> Result<(), WireError> {
-    let why = if text.as_bytes().contains(&0) {
-        "a NUL ends a C string, so none can be inside"
-    } else if length > MAX_STRING_LEN {
-        "longer than the kernel's MAX_ARG_STRLEN of 128 KiB"
-    } else {
-        return Ok(());
-    };
-    let text: String = format!("{text:?}").chars().take(80).collect();
-    Err(WireError::String { what, text, why })
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -224,6 +189,7 @@ mod tests {
 
     use super::*;
     use crate::descriptor::{DescriptorKind, DescriptorRole, DescriptorShape};
+    use crate::plan::MAX_STRING_LEN;
 
     fn digest() -> impl Strategy<Value = Digest> {
         any::<[u8; 32]>().prop_map(Digest::from)
@@ -257,7 +223,16 @@ mod tests {
         let entry = ("[a-z.]{0,20}", any::<u32>(), any::<u32>(), params(), digest(), digest());
         vec(
             entry.prop_map(|(id, version, phase_code, params, param_digest, decl_digest)| {
-                LoweringEntry { id, version, phase_code, params, param_digest, decl_digest }
+                let (decl_digest, standing) = (Some(decl_digest), Standing::Scheduled);
+                LoweringEntry {
+                    id,
+                    version,
+                    phase_code,
+                    params,
+                    param_digest,
+                    decl_digest,
+                    standing,
+                }
             }),
             0..5,
         )
@@ -360,7 +335,8 @@ mod tests {
             phase_code: 3,
             params,
             param_digest: Digest::ZERO,
-            decl_digest: Digest::ZERO,
+            decl_digest: Some(Digest::ZERO),
+            standing: Standing::Scheduled,
         };
         body.lowering = vec![entry(Params::of(&BTreeMap::from([("k", 1)])).unwrap())];
         let bytes = encode(&body).unwrap();
