@@ -133,6 +133,9 @@ fn step_2_two_tasks_are_a_fault() {
 fn step_3_the_other_variables_are_a_fault_by_name() {
     for name in ["BVISOR_LAUNCH_PLAN_FD", "BVISOR_ERROR_FD", "BVISOR_ERROR_READ_FD"] {
         for value in [None, Some("x"), Some("98")] {
+            if (name, value) == ("BVISOR_ERROR_FD", Some("98")) {
+                continue;
+            }
             let outcome = spoilt(|host| {
                 host.variables.insert(name, value.map(str::to_owned));
             });
@@ -143,6 +146,24 @@ fn step_3_the_other_variables_are_a_fault_by_name() {
         host.variables.insert("BVISOR_ERROR_FD", Some("11".into()));
     });
     outcome.faulted("another of the four fds");
+}
+
+fn step_3_an_error_fd_that_the_launchers_own_exec_closed_is_made_up_for() {
+    let closed = |host: &mut Host| {
+        host.variables.insert("BVISOR_ERROR_FD", Some("98".into()));
+    };
+    spoilt(closed).succeeded();
+    let outcome = spoilt(|host| {
+        closed(host);
+        host.body.descriptor_table.clear();
+        host.slot(Host::EXE, DescriptorRole::TargetExe, "/etc/passwd");
+    });
+    outcome.faulted("# child errno=13\n");
+    spoilt(|host| {
+        closed(host);
+        host.schedule(USERNS, &());
+    })
+    .succeeded();
 }
 
 fn step_3_a_plan_that_does_not_decode_is_invalid() {
@@ -434,6 +455,7 @@ fn main() -> ExitCode {
         step_1_blanks_around_a_number_are_allowed: [],
         step_2_two_tasks_are_a_fault: [],
         step_3_the_other_variables_are_a_fault_by_name: [],
+        step_3_an_error_fd_that_the_launchers_own_exec_closed_is_made_up_for: [Need::Mechanism(USERNS)],
         step_3_a_plan_that_does_not_decode_is_invalid: [],
         step_3_a_plan_is_read_to_its_end_from_a_pipe_and_a_memfd_must_be_sealed: [],
         step_4_a_digest_that_differs_is_a_mismatch_of_identity: [],

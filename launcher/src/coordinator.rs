@@ -194,7 +194,7 @@ fn launch<W: Write>(
     // 14. The child's own word: end of file is the exec, or its end; its count says which, and what was
     // done before.
     drop(error);
-    let written = wiring::read_errors(error_read)
+    let written = wiring::read_errors(&error_read)
         .map_err(|errno| Stop::fault(format!("reading the error pipe: {errno}")))?;
     exec_happened(transcript, &child, &schedule, &written)?;
     let results = resolve(&schedule, |index| {

@@ -9,6 +9,7 @@ use portcullis_core::mechanism::{Fault, Stop};
 use portcullis_core::state::RefusalReason;
 use rustix::fs::{SealFlags, fcntl_get_seals};
 use rustix::io::{Errno, FdFlags, fcntl_setfd, read, retry_on_intr};
+use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::sys;
 
@@ -48,7 +49,7 @@ pub(crate) struct Channels {
     /// The end of the error pipe that the child writes to.
     pub(crate) error: OwnedFd,
     /// The end that the launcher reads.
-    pub(crate) error_read: BorrowedFd<'static>,
+    pub(crate) error_read: OwnedFd,
 }
 
 /// The other three.
@@ -58,14 +59,25 @@ pub(crate) struct Channels {
 /// A [`Fault`] that says which variable is missing, malformed, or of a closed fd.
 pub(crate) fn channels() -> Result<Channels, Fault> {
     let fault = |what| Fault { what, note: None };
-    let [plan, error, error_read] = [PLAN, ERROR, ERROR_READ].map(named);
-    let (plan, error_read) = (plan.map_err(fault)?, error_read.map_err(fault)?);
-    let error = error.map_err(fault)?.as_raw_fd();
-    let control = named(CONTROL).map_err(fault)?.as_raw_fd();
-    if [plan.as_raw_fd(), error_read.as_raw_fd(), control].contains(&error) {
-        return Err(fault(format!("{ERROR} is {error}, and so is another of the four fds")));
+    let plan = named(PLAN).map_err(fault)?;
+    let error_read = named(ERROR_READ).map_err(fault)?.as_raw_fd();
+    let error = number(ERROR).map_err(fault)?;
+    let control = number(CONTROL).map_err(fault)?;
+    for (name, fd) in [(ERROR, error), (ERROR_READ, error_read)] {
+        let others = [plan.as_raw_fd(), error_read, error, control];
+        if others.iter().filter(|other| **other == fd).count() > 1 {
+            return Err(fault(format!("{name} is {fd}, and so is another of the four fds")));
+        }
     }
-    let error = sys::take_inherited(error).ok_or_else(|| fault(format!("{ERROR} was closed")))?;
+    let closed = |name| fault(format!("{name} was closed"));
+    let error_read = sys::take_inherited(error_read).ok_or_else(|| closed(ERROR_READ))?;
+    let Some(error) = sys::take_inherited(error) else {
+        // bvisor 0.10 hosts leave close-on-exec set on this end, so the launcher's own exec has closed
+        // it. The pipe is between the launcher and its child; one of the launcher's own does as well.
+        let (error_read, error) = pipe_with(PipeFlags::CLOEXEC)
+            .map_err(|errno| fault(format!("making an error pipe: {errno}")))?;
+        return Ok(Channels { plan, error, error_read });
+    };
     // So that the exec shows as end of file. It is inherited, so the supervisor could not set it.
     fcntl_setfd(&error, FdFlags::CLOEXEC)
         .map_err(|errno| fault(format!("setting close-on-exec of {ERROR}: {errno}")))?;
@@ -73,11 +85,15 @@ pub(crate) fn channels() -> Result<Channels, Fault> {
 }
 
 fn named(variable: &str) -> Result<BorrowedFd<'static>, String> {
+    let fd = number(variable)?;
+    sys::inherited(fd).ok_or_else(|| format!("{variable} is {fd}, and that fd is closed"))
+}
+
+fn number(variable: &str) -> Result<RawFd, String> {
     let value = env::var_os(variable)
         .ok_or_else(|| format!("{variable} is not set; a supervisor sets it, see --help"))?;
     let number = value.to_str().and_then(|text| text.trim().parse::<RawFd>().ok());
-    let fd = number.ok_or_else(|| format!("{variable} is {value:?}, which is no fd number"))?;
-    sys::inherited(fd).ok_or_else(|| format!("{variable} is {fd}, and that fd is closed"))
+    number.ok_or_else(|| format!("{variable} is {value:?}, which is no fd number"))
 }
 
 /// Whether reading the plan can block: it is no memfd.
@@ -122,7 +138,7 @@ pub(crate) fn read_plan(plan: BorrowedFd<'_>) -> Result<Vec<u8>, Stop> {
 /// # Errors
 ///
 /// That of [read(2)](https://man7.org/linux/man-pages/man2/read.2.html).
-pub(crate) fn read_errors(pipe: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
+pub(crate) fn read_errors(pipe: &OwnedFd) -> Result<Vec<u8>, Errno> {
     let mut bytes = Vec::new();
     let mut chunk = [0; portcullis_child::Failure::LEN];
     loop {
