@@ -11,7 +11,7 @@ use portcullis::mechanism::cgroup::Cgroup;
 use portcullis::mechanism::seccomp::Seccomp;
 use portcullis::mechanism::userns::UserNamespace;
 use portcullis::{Child, Command, Error, Output, Stdio};
-use portcullis_tests::{Need, read_proc, run, tests};
+use portcullis_tests::{Need, cgroup2, read_proc, run, tests};
 use tempfile::TempDir;
 
 const LANDLOCK: Need = Need::Mechanism("linux.landlock.apply.v1");
@@ -178,21 +178,8 @@ fn the_user_namespace_has_uid_0_inside_and_the_launchers_outside() {
 }
 
 fn the_workload_is_born_in_its_cgroup() {
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-    let root = mounts
-        .lines()
-        .find_map(|line| {
-            let fields: Vec<_> = line.split(' ').collect();
-            (fields[2] == "cgroup2").then(|| fields[1].to_owned())
-        })
-        .unwrap();
-    let leaf = Path::new(&root).join(format!("portcullis-test-{}", std::process::id()));
-    if let Err(error) = fs::create_dir(&leaf) {
-        panic!(
-            "{}: {error}; the test makes a cgroup, so it needs one delegated to it",
-            leaf.display()
-        );
-    }
+    let leaf = cgroup2().unwrap().join(format!("portcullis-test-{}", std::process::id()));
+    fs::create_dir(&leaf).unwrap();
     let name = leaf.file_name().unwrap().to_str().unwrap();
     let ends_so = |child: &Child| {
         let cgroups = read_proc(child.id(), "cgroup");
@@ -292,7 +279,7 @@ fn main() -> ExitCode {
         the_kernel_says_which_filters_and_bits_are_in_force: [LANDLOCK, SECCOMP],
         the_network_namespace_has_a_loopback_alone_that_is_down: [NETNS, SECCOMP],
         the_user_namespace_has_uid_0_inside_and_the_launchers_outside: [USERNS],
-        the_workload_is_born_in_its_cgroup: [CGROUP],
+        the_workload_is_born_in_its_cgroup: [CGROUP, Need::DelegatedCgroup],
         no_fd_reaches_the_workload_but_0_1_and_2: [LANDLOCK, SECCOMP, NETNS],
         a_script_runs_by_its_interpreter_and_keeps_the_one_fd_that_it_is_read_from: [],
         the_environment_is_what_was_set: [],

@@ -70,7 +70,10 @@ fn every_confinement_that_is_asked_for_is_in_force_and_no_other() {
         let said = said(&launch(frame.to_vec(), |_| {}));
         let can = |what: &str| said[what] == "true";
         assert_eq!(can("read-etc"), which == 0, "{which}: Landlock");
-        assert!(can("read-usr") && can("write-tmp"), "{which}: what is granted");
+        assert!(
+            can("read-usr") && can("write-tmp") && can("remove-tmp"),
+            "{which}: what is granted"
+        );
         assert_eq!(can("new-task"), which < 2, "{which}: deny_new_tasks");
         assert_eq!(can("socket"), which < 2, "{which}: deny_inet_sockets");
         assert_eq!(can("own-uids"), which == 3, "{which}: user namespace");

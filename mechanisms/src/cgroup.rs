@@ -89,7 +89,11 @@ impl Mechanism for Enter {
             (fields.next() == Some("cgroup2")).then(|| at.to_owned())
         });
         match cgroup2 {
-            Some(at) => Support::Yes { detail: format!("cgroup2 at {at}") },
+            Some(at) => Support::Yes {
+                detail: format!(
+                    "cgroup2 at {at}; the launcher must be able to write to the cgroup"
+                ),
+            },
             None => Support::No { why: "no cgroup2 file system is mounted".into() },
         }
     }

@@ -9,7 +9,7 @@ mod host;
 mod need;
 
 pub use host::{Host, Outcome, launcher, pid, read_proc, send};
-pub use need::{Need, Test, run};
+pub use need::{Need, Test, cgroup2, run};
 pub use rustix::process::Signal;
 
 /// The tests of a file, by their functions' names, each with what it needs.

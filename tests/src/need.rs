@@ -1,5 +1,7 @@
 //! What a test needs of the machine, and what becomes of one whose machine does not have it.
 
+use std::fs;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 
 use libtest_mimic::{Arguments, Trial};
@@ -11,6 +13,8 @@ pub enum Need {
     Mechanism(&'static str),
     /// Landlock's scopes: ABI 6.
     LandlockScopes,
+    /// A cgroup of version 2 in which cgroups can be made.
+    DelegatedCgroup,
     /// Root, to become somebody else.
     Root,
     /// `strace`.
@@ -35,6 +39,12 @@ impl Need {
                 let enough = abi.is_some_and(|abi| abi >= portcullis_mechanisms::landlock::SCOPES);
                 (!enough).then(|| "Landlock's scopes come with Linux 6.12".into())
             }
+            Self::DelegatedCgroup => {
+                let Some(root) = cgroup2() else { return Some("no cgroup2 is mounted".into()) };
+                let attempt = root.join(format!("portcullis-need-{}", std::process::id()));
+                let made = fs::create_dir(&attempt).and_then(|()| fs::remove_dir(&attempt));
+                made.err().map(|error| format!("making {}: {error}", attempt.display()))
+            }
             Self::Root => {
                 (!rustix::process::geteuid().is_root()).then(|| "this is not root".into())
             }
@@ -43,6 +53,15 @@ impl Need {
             Self::Python => missing("/usr/bin/python3", "--version"),
         }
     }
+}
+
+/// Where cgroups of version 2 are mounted.
+pub fn cgroup2() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    mounts.lines().find_map(|line| {
+        let fields: Vec<_> = line.split(' ').collect();
+        (fields.get(2) == Some(&"cgroup2")).then(|| fields[1].into())
+    })
 }
 
 fn missing(program: &str, version: &str) -> Option<String> {

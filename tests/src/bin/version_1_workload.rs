@@ -8,7 +8,9 @@ fn main() {
     let say = |what: &str, can: bool| println!("{what}={can}");
     say("read-etc", fs::read("/etc/passwd").is_ok());
     say("read-usr", fs::read_dir("/usr").is_ok());
-    say("write-tmp", fs::write("/tmp/portcullis-version-1", "x").is_ok());
+    let file = format!("/tmp/portcullis-version-1-{}", std::process::id());
+    say("write-tmp", fs::write(&file, "x").is_ok());
+    say("remove-tmp", fs::remove_file(&file).is_ok());
     say("new-task", Command::new("/bin/true").status().is_ok());
     say("socket", UdpSocket::bind("127.0.0.1:0").is_ok());
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
