@@ -57,14 +57,22 @@ impl<W: Write> TranscriptWriter<W> {
         self.pending.push(b'\n');
     }
 
-    /// Writes what is pending.
+    /// Writes what is pending. What a failure leaves unwritten stays pending, so that a later flush goes
+    /// on where this one ended and no line is lost or written twice.
     ///
     /// # Errors
     ///
     /// Those of the channel.
     pub fn flush(&mut self) -> io::Result<()> {
-        let pending = std::mem::take(&mut self.pending);
-        self.out.write_all(&pending)
+        while !self.pending.is_empty() {
+            match self.out.write(&self.pending) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => drop(self.pending.drain(..written)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// The last state added.
@@ -210,6 +218,38 @@ mod tests {
         assert_eq!(transcript.value("child_pid"), Some("7"));
         assert_eq!(transcript.notes()[1], "two lines ExecSucceeded");
         assert_eq!(transcript.text("fault"), Some("it broke"));
+    }
+
+    /// A channel that fails, is interrupted and takes a byte at a time, in turn.
+    struct Moody(Vec<u8>, usize);
+
+    impl Write for Moody {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.1 += 1;
+            match self.1 % 3 {
+                0 => Err(io::ErrorKind::Other.into()),
+                1 => Err(io::ErrorKind::Interrupted.into()),
+                _ => {
+                    self.0.push(bytes[0]);
+                    Ok(1)
+                }
+            }
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_flush_that_fails_loses_no_line_and_a_later_one_goes_on() {
+        let mut writer = TranscriptWriter::new(Moody(Vec::new(), 0));
+        writer.state(LauncherState::LauncherStarted);
+        let mut failures = 0;
+        while writer.flush().is_err() {
+            failures += 1;
+        }
+        assert!(failures > 3);
+        assert_eq!(writer.out.0, b"LauncherStarted\n");
     }
 
     #[test]

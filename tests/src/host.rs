@@ -79,6 +79,8 @@ pub struct Host {
     pub user: Option<u32>,
     /// Whether the supervisor itself writes to the error pipe.
     pub forged_error: bool,
+    /// A fault for strace to inject, as its option `inject` takes it.
+    pub inject: Option<String>,
     /// Where strace writes what the launcher and its child call, every constant as a number.
     pub strace: Option<PathBuf>,
     /// The launcher.
@@ -162,6 +164,7 @@ impl Default for Host {
             variables: BTreeMap::new(),
             user: None,
             forged_error: false,
+            inject: None,
             strace: None,
             launcher: launcher().to_owned(),
             arguments: Vec::new(),
@@ -307,7 +310,8 @@ impl Host {
         let stderr = thread::spawn(move || read_all(stderr));
         let stdout = child.stdout.take().expect("a pipe");
         let stdout = thread::spawn(move || read_all(stdout));
-        let strace = self.strace.as_deref().map(|log| attach(child.id(), log));
+        let strace =
+            self.strace.as_deref().map(|log| attach(child.id(), log, self.inject.as_deref()));
         let deadline = Instant::now() + Duration::from_secs(30);
         let status = loop {
             if let Some(status) = child.try_wait().expect("wait") {
@@ -316,7 +320,7 @@ impl Host {
             if Instant::now() > deadline {
                 child.kill().expect("kill");
                 child.wait().expect("wait");
-                panic!("the launcher hangs");
+                panic!("the launcher hangs, with the fault {:?}", self.inject);
             }
             thread::sleep(Duration::from_millis(1));
         };
@@ -341,13 +345,17 @@ impl Host {
 }
 
 /// Attaches strace to a process that is about to stop itself, and lets it go on.
-fn attach(pid: u32, log: &Path) -> Child {
+fn attach(pid: u32, log: &Path, inject: Option<&str>) -> Child {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !read_proc(pid, "stat").contains(") T ") {
         assert!(Instant::now() < deadline, "the process that is to be traced does not stop");
         thread::sleep(Duration::from_millis(1));
     }
-    let mut strace = Command::new("strace")
+    let mut strace = Command::new("strace");
+    if let Some(fault) = inject {
+        strace.args(["-e", &format!("inject={fault}")]);
+    }
+    let mut strace = strace
         .args(["-f", "-X", "raw", "-s", "0", "-p", &pid.to_string(), "-o"])
         .arg(log)
         .stdin(Stdio::null())
