@@ -6,10 +6,11 @@ use std::process::ExitCode;
 
 use portcullis_core::Params;
 use portcullis_core::descriptor::{DescriptorKind, DescriptorRole};
+use portcullis_core::frame::{Frame, HEADER_LEN};
 use portcullis_core::plan::{LoweringEntry, Standing};
 use portcullis_core::state::LauncherState;
 use portcullis_mechanisms as _;
-use portcullis_tests::{Host, Need, Outcome, run, tests};
+use portcullis_tests::{Host, Need, Outcome, Test, run, tests};
 use serde_json::{Value, json};
 
 const SCRUB: &str = "linux.ambient.scrub.v1";
@@ -447,8 +448,217 @@ fn a_trace_has_the_microseconds_of_each_stage() {
     assert!(!spoilt(|_| {}).text.contains("trace"));
 }
 
-fn main() -> ExitCode {
-    run(tests![
+fn frames_are_judged_at_each_boundary_of_their_length() {
+    let good = Host::default().frame();
+    for length in [0, 1, 7, 8, 9, 10, 13, 14, 45] {
+        let frame = good[..length].to_vec();
+        spoilt(|host| host.plan = Some(frame)).refused("PlanInvalid", "Truncated");
+    }
+    for length in [46, 47, good.len() - 1] {
+        let frame = good[..length].to_vec();
+        spoilt(|host| host.plan = Some(frame)).refused("PlanInvalid", "LengthMismatch");
+    }
+    let longer = [&good[..], b"!"].concat();
+    spoilt(|host| host.plan = Some(longer)).refused("PlanInvalid", "LengthMismatch");
+    for declared in [u32::MAX, u32::MAX - 45, 1 << 20, 0] {
+        let mut frame = good.clone();
+        frame[10..14].copy_from_slice(&declared.to_le_bytes());
+        spoilt(|host| host.plan = Some(frame)).refused("PlanInvalid", "LengthMismatch");
+    }
+    for version in [0, 3, 256, u16::MAX] {
+        let mut frame = good.clone();
+        frame[8..10].copy_from_slice(&version.to_le_bytes());
+        spoilt(|host| host.plan = Some(frame)).refused("PlanInvalid", "UnsupportedVersion");
+    }
+    // A body of 1 MiB is judged by what is in it, one byte more by its length alone.
+    let most = Frame::encode(2, &vec![0; 1 << 20]).unwrap();
+    spoilt(|host| host.plan = Some(most.clone())).refused("PlanInvalid", "bytes after the body");
+    let over = [&most[..], &[0]].concat();
+    spoilt(|host| host.plan = Some(over)).refused("PlanInvalid", "longer than");
+}
+
+fn a_body_that_is_not_deterministic_or_has_an_unknown_field_is_refused() {
+    let body = Host::default().frame().split_off(HEADER_LEN);
+    // The map of eight fields with one more: "zzzzzzzzzzzzzzzzz": 0 sorts last.
+    let unknown = [&[body[0] + 1][..], &body[1..], &[0x71], &[b'z'; 17], &[0]].concat();
+    let frame = Frame::encode(2, &unknown).unwrap();
+    spoilt(|host| host.plan = Some(frame)).refused("PlanInvalid", "zzzz");
+    // The same map with its length in two bytes.
+    let longer = [&[0xb8, body[0] & 0x1f][..], &body[1..]].concat();
+    let frame = Frame::encode(2, &longer).unwrap();
+    spoilt(|host| host.plan = Some(frame)).refused("PlanInvalid", "shortest form");
+}
+
+fn every_singleton_role_may_appear_once() {
+    use portcullis_core::descriptor::DescriptorRole as Role;
+    let singletons = [
+        Role::TargetExe,
+        Role::CgroupDir,
+        Role::Stdin,
+        Role::Stdout,
+        Role::Stderr,
+        Role::ControlChannel,
+    ];
+    for role in singletons {
+        let outcome = spoilt(|host| {
+            host.slot(5, role, "/bin/sh");
+            host.slot(6, role, "/bin/sh");
+        });
+        outcome.refused("PlanInvalid", "DuplicateSingletonRole");
+    }
+    for role in [Role::ReadRoot, Role::WriteRoot] {
+        let outcome = spoilt(|host| {
+            host.slot(5, role, "/usr");
+            host.slot(6, role, "/usr");
+        });
+        outcome.succeeded();
+    }
+}
+
+fn each_kind_is_told_from_every_other() {
+    let (pipe, _pipe_end) = rustix::pipe::pipe().unwrap();
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let directory = fs::File::open("/usr").unwrap();
+    let regular = fs::File::open("/etc/passwd").unwrap();
+    use DescriptorKind::{Directory, Pipe, Regular, Socket};
+    let fds: [(DescriptorKind, OwnedFd); 4] = [
+        (Pipe, pipe),
+        (Socket, socket.into()),
+        (Directory, directory.into()),
+        (Regular, regular.into()),
+    ];
+    for (kind, fd) in &fds {
+        for declared in [Pipe, Socket, Directory, Regular] {
+            let outcome = spoilt(|host| {
+                host.slot(5, DescriptorRole::ReadRoot, "/usr");
+                host.declared(5).expected.kind = declared;
+                host.fds.insert(5, fd.try_clone().unwrap());
+            });
+            if declared == *kind {
+                outcome.succeeded();
+            } else {
+                outcome.refused("HandleMismatch", "slot 5");
+            }
+        }
+    }
+}
+
+fn a_slot_above_the_fd_limit_is_a_fault() {
+    let outcome = spoilt(|host| {
+        host.slot(5, DescriptorRole::ReadRoot, "/usr");
+        host.fds.remove(&5);
+        host.declared(5).slot_index = 1 << 30;
+    });
+    outcome.faulted("slot 1073741824");
+}
+
+fn every_id_with_every_wrong_phase_code_is_missing() {
+    let ids = [SCRUB, EXEC, LANDLOCK, SECCOMP, USERNS, NETNS, CGROUP];
+    std::thread::scope(|scope| {
+        for id in ids {
+            scope.spawn(move || {
+                for code in 0..=255 {
+                    let mut host = Host::default();
+                    if id != SCRUB && id != EXEC {
+                        host.schedule(id, &());
+                    }
+                    if host.entry(id).phase_code == code {
+                        continue;
+                    }
+                    host.entry(id).phase_code = code;
+                    host.run().refused("MissingPrimitive", id);
+                }
+            });
+        }
+    });
+}
+
+fn an_executable_may_be_deleted_and_is_what_its_fd_is() {
+    let outcome = spoilt(|host| {
+        let copy = host.folder().join("copy");
+        fs::copy("/bin/sh", &copy).unwrap();
+        host.body.descriptor_table.clear();
+        host.slot(Host::EXE, DescriptorRole::TargetExe, &copy);
+        fs::remove_file(&copy).unwrap();
+        fs::write(&copy, "#!/bin/false").unwrap();
+    });
+    outcome.succeeded();
+}
+
+fn a_script_needs_its_fd_and_says_so_where_it_has_none() {
+    let script = |host: &mut Host| {
+        let script = host.folder().join("script");
+        let mark = host.folder().join("ran");
+        fs::write(&script, format!("#!/bin/sh\n: > {}\n", mark.display())).unwrap();
+        fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        host.body.descriptor_table.clear();
+        host.slot(Host::EXE, DescriptorRole::TargetExe, &script);
+    };
+    // Closed by the exec, there is nothing for the interpreter to open (execveat(2), BUGS).
+    spoilt(script).faulted("# child errno=2\n");
+    let outcome = spoilt(|host| {
+        script(host);
+        host.unschedule(EXEC);
+        host.schedule(EXEC, &json!({"script": true}));
+    });
+    outcome.succeeded();
+}
+
+fn a_map_that_cannot_be_written_ends_a_child_that_was_never_released() {
+    let outcome = spoilt(|host| {
+        host.schedule(USERNS, &());
+        host.strace = Some(host.folder().join("strace"));
+        // The maps are the only files that the launcher opens.
+        host.inject = Some("open,openat:error=EACCES:when=1".into());
+    });
+    outcome.faulted("# user_namespace=map_write_failed fail_closed\n");
+    let pid = outcome.transcript().value("child_pid").unwrap().to_owned();
+    assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "the child was not reaped");
+}
+
+fn ten_thousand_fds_are_scrubbed_whether_close_on_exec_or_not() {
+    let outcome = spoilt(|host| {
+        let mark = host.folder().join("ran");
+        // Only when no other than 0, 1, 2 and the listing's own is there.
+        let script = format!("set -- /proc/self/fd/*; [ $# -le 4 ] && : > {}", mark.display());
+        host.body.target.argv[2] = script.into();
+        host.sentinels = 10_000;
+    });
+    outcome.succeeded();
+    // The control: a shell that is started with as many has them.
+    let count = Host::count_with_sentinels(10_000);
+    assert!(count > 9_000, "{count}");
+}
+
+fn standard_fds_that_are_closed_at_the_start_do_no_harm() {
+    for closed in [&[0][..], &[1], &[2], &[0, 1], &[1, 2], &[0, 1, 2]] {
+        let outcome = spoilt(|host| host.closed = closed.to_vec());
+        outcome.succeeded();
+    }
+}
+
+fn every_rule_of_the_documentation_has_its_test() {
+    let text = include_str!("../docs/protocol.md");
+    let (_, table) = text.split_once("## Rules and their tests").unwrap();
+    let rows = table.lines().filter_map(|line| {
+        let mut cells = line.split('|').map(str::trim).skip(1);
+        let (rule, test) = (cells.next()?, cells.next()?);
+        let test = test.strip_prefix('`')?.strip_suffix('`')?;
+        Some((rule, test))
+    });
+    let mut named = std::collections::BTreeSet::new();
+    for (rule, test) in rows {
+        assert!(!rule.is_empty());
+        assert!(listed().iter().any(|it| it.name == test), "{rule}: there is no test {test}");
+        named.insert(test);
+    }
+    for test in listed() {
+        assert!(named.contains(test.name), "{} proves no rule of docs/protocol.md", test.name);
+    }
+}
+
+fn listed() -> Vec<Test> {
+    tests![
         a_launch_goes_through_every_state_in_order: [],
         the_workloads_end_is_noted_after_the_exec: [],
         step_1_without_a_control_channel_there_is_one_line_on_standard_error: [],
@@ -476,5 +686,21 @@ fn main() -> ExitCode {
         a_workload_of_the_same_user_cannot_look_into_the_launcher: [Need::Root],
         what_is_on_the_error_pipe_though_the_exec_took_place_is_a_fault_and_ends_the_workload: [],
         a_trace_has_the_microseconds_of_each_stage: [],
-    ])
+        frames_are_judged_at_each_boundary_of_their_length: [],
+        a_body_that_is_not_deterministic_or_has_an_unknown_field_is_refused: [],
+        every_singleton_role_may_appear_once: [],
+        each_kind_is_told_from_every_other: [],
+        a_slot_above_the_fd_limit_is_a_fault: [],
+        every_id_with_every_wrong_phase_code_is_missing: [],
+        an_executable_may_be_deleted_and_is_what_its_fd_is: [],
+        a_script_needs_its_fd_and_says_so_where_it_has_none: [],
+        a_map_that_cannot_be_written_ends_a_child_that_was_never_released: [Need::Strace, Need::Mechanism(USERNS)],
+        ten_thousand_fds_are_scrubbed_whether_close_on_exec_or_not: [Need::Python],
+        standard_fds_that_are_closed_at_the_start_do_no_harm: [],
+        every_rule_of_the_documentation_has_its_test: [],
+    ]
+}
+
+fn main() -> ExitCode {
+    run(listed())
 }

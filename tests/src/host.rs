@@ -77,6 +77,10 @@ pub struct Host {
     pub variables: BTreeMap<&'static str, Option<String>>,
     /// Who the launcher runs as, where it is not this user.
     pub user: Option<u32>,
+    /// How many more fds the launcher inherits, every other one without close-on-exec.
+    pub sentinels: usize,
+    /// Which of 0, 1 and 2 are closed when the launcher starts.
+    pub closed: Vec<i32>,
     /// Whether the supervisor itself writes to the error pipe.
     pub forged_error: bool,
     /// A fault for strace to inject, as its option `inject` takes it.
@@ -163,6 +167,8 @@ impl Default for Host {
             fds: BTreeMap::new(),
             variables: BTreeMap::new(),
             user: None,
+            sentinels: 0,
+            closed: Vec::new(),
             forged_error: false,
             inject: None,
             strace: None,
@@ -281,6 +287,15 @@ impl Host {
             let mut command = Command::new("/bin/sh");
             command.args(["-c", "kill -STOP $$; exec \"$0\" \"$@\""]).arg(&self.launcher);
             command
+        } else if self.sentinels > 0 {
+            let mut command = Self::with_sentinels(self.sentinels);
+            command.arg(&self.launcher);
+            command
+        } else if !self.closed.is_empty() {
+            let close: String = self.closed.iter().map(|fd| format!(" {fd}>&-")).collect();
+            let mut command = Command::new("/bin/sh");
+            command.args(["-c", &format!("exec \"$0\" \"$@\"{close}")]).arg(&self.launcher);
+            command
         } else {
             Command::new(&self.launcher)
         };
@@ -334,6 +349,29 @@ impl Host {
             stderr: stderr.join().expect("a reader"),
             ran: mark.exists(),
         }
+    }
+
+    /// A command that execs its arguments with as many fds more.
+    fn with_sentinels(count: usize) -> Command {
+        let script = "import fcntl, os, resource, sys\n\
+                      count = int(sys.argv[1])\n\
+                      most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n\
+                      resource.setrlimit(resource.RLIMIT_NOFILE, (min(count + 1000, most), most))\n\
+                      for number in range(count):\n    \
+                          fd = os.open('/etc/passwd', os.O_RDONLY)\n    \
+                          os.set_inheritable(fd, number % 10 != 0)\n\
+                      os.execv(sys.argv[2], sys.argv[2:])\n";
+        let mut command = Command::new("/usr/bin/python3");
+        command.args(["-c", script, &count.to_string()]);
+        command
+    }
+
+    /// How many fds a shell has that is started with as many more.
+    pub fn count_with_sentinels(count: usize) -> usize {
+        let mut command = Self::with_sentinels(count);
+        let script = "set -- /proc/self/fd/*; echo $#";
+        let output = command.args(["/bin/sh", "-c", script]).output().expect("a shell");
+        String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number")
     }
 
     /// Opens a file at a slot for writing.
