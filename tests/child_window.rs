@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode};
 
 use portcullis_core::descriptor::DescriptorRole;
 use portcullis_mechanisms as _;
-use portcullis_tests::{Host, Need, run, tests};
+use portcullis_tests::{Host, Need, VERSION_1_FRAMES, run, tests};
 use serde_json::json;
 
 /// Symbols of other objects that the child may refer to: none.
@@ -96,14 +96,18 @@ fn everything(host: &mut Host) {
     host.schedule("linux.seccomp.apply.v1", &deny);
 }
 
-fn strace_of_a_launch_equals_the_program(confine: fn(&mut Host)) {
-    let mut explained = Host::default();
-    confine(&mut explained);
-    explained.arguments = vec!["--explain".into()];
-    let explained = explained.run();
+/// The program that `--explain` prints.
+fn explained(mut host: Host) -> String {
+    host.arguments = vec!["--explain".into()];
+    let explained = host.run();
     assert_eq!(explained.status, Some(0), "{explained:?}");
     assert!(!explained.ran, "nothing is launched by an explanation");
     let (_, program) = explained.stdout.split_once("program:\n").unwrap();
+    program.to_owned()
+}
+
+fn strace_of_a_launch_equals_the_program(make: impl Fn() -> Host) {
+    let program = explained(make());
     // Place and owner come before the call.
     let lowered: Vec<_> = program
         .lines()
@@ -115,15 +119,14 @@ fn strace_of_a_launch_equals_the_program(confine: fn(&mut Host)) {
         .collect();
     assert!(lowered.len() > 5, "{program}");
 
-    let mut host = Host::default();
-    confine(&mut host);
+    let mut host = make();
     // Not in the host's own folder, which goes with it.
     let folder = tempfile::TempDir::new().unwrap();
     let log = folder.path().join("strace");
     host.strace = Some(log.clone());
     let outcome = host.run();
     let text = fs::read_to_string(&log).unwrap();
-    outcome.succeeded();
+    assert_eq!(outcome.status, Some(0), "{outcome:?}");
     let pid = outcome.transcript().value("child_pid").unwrap().to_owned();
     let mut made = Vec::new();
     for line in text.lines() {
@@ -147,20 +150,47 @@ fn strace_of_a_launch_equals_the_program(confine: fn(&mut Host)) {
     }
 }
 
+/// A launch of version 2 that `confine` confines.
+fn confined(confine: fn(&mut Host)) -> impl Fn() -> Host {
+    move || {
+        let mut host = Host::default();
+        confine(&mut host);
+        host
+    }
+}
+
 fn the_smallest_launch_makes_the_calls_of_its_program() {
-    strace_of_a_launch_equals_the_program(|_| {});
+    strace_of_a_launch_equals_the_program(confined(|_| {}));
 }
 
 fn a_confined_launch_makes_the_calls_of_its_program() {
-    strace_of_a_launch_equals_the_program(everything);
+    strace_of_a_launch_equals_the_program(confined(everything));
 }
 
 fn a_launch_with_a_rendezvous_makes_the_calls_of_its_program() {
-    strace_of_a_launch_equals_the_program(|host| {
+    strace_of_a_launch_equals_the_program(confined(|host| {
         everything(host);
         host.schedule("linux.userns.enter.v1", &());
         host.schedule("linux.netns.enter.v1", &());
-    });
+    }));
+}
+
+/// The programs of the version 1 frames are kept in `tests/golden`; `UPDATE=1` writes them anew.
+fn the_programs_of_version_1_are_the_golden_ones_and_are_what_strace_sees() {
+    for (which, frame) in VERSION_1_FRAMES.into_iter().enumerate() {
+        let make = || Host::version_1(frame, "/bin/true");
+        let program = explained(make());
+        let file = format!(concat!(env!("CARGO_MANIFEST_DIR"), "/golden/plan{}.txt"), which);
+        if std::env::var_os("UPDATE").is_some() {
+            fs::write(&file, &program).unwrap();
+        }
+        let golden = fs::read_to_string(&file).unwrap_or_default();
+        // Filters differ by architecture, and these are of one.
+        if cfg!(target_arch = "x86_64") {
+            assert_eq!(program, golden, "{file}; UPDATE=1 writes it anew");
+        }
+        strace_of_a_launch_equals_the_program(make);
+    }
 }
 
 fn main() -> ExitCode {
@@ -171,6 +201,11 @@ fn main() -> ExitCode {
             Need::Strace,
             Need::Mechanism("linux.landlock.apply.v1"),
             Need::Mechanism("linux.seccomp.apply.v1"),
+        ],
+        the_programs_of_version_1_are_the_golden_ones_and_are_what_strace_sees: [
+            Need::Strace,
+            Need::Mechanism("linux.landlock.apply.v1"),
+            Need::Mechanism("linux.netns.enter.v1"),
         ],
         a_launch_with_a_rendezvous_makes_the_calls_of_its_program: [
             Need::Strace,

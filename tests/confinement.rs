@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::AsRawFd;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -117,6 +118,22 @@ fn a_system_call_is_denied_by_name() {
     let deny = Seccomp { deny: vec!["mkdir".into(), "mkdirat".into()], ..Seccomp::default() };
     assert!(!succeeds(shell(&script).mechanism(&deny).unwrap()) && !made.exists());
     assert!(succeeds(&mut shell(&script)) && made.exists());
+}
+
+fn a_call_by_the_32_bit_entry_ends_the_process() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/python/foreign_call.py");
+    let mut control = Command::new("/usr/bin/python3");
+    let control = output(control.arg(script));
+    if !control.status.success() {
+        // A kernel without the entry ends the process by itself: there is nothing to deny.
+        assert!(control.stdout.is_empty());
+        return;
+    }
+    let mut confined = Command::new("/usr/bin/python3");
+    let deny = Seccomp { deny: vec!["ptrace".into()], ..Seccomp::default() };
+    let confined = output(confined.arg(script).mechanism(&deny).unwrap());
+    // SIGSYS.
+    assert_eq!((confined.status.signal(), confined.stdout.len()), (Some(31), 0));
 }
 
 fn the_kernel_says_which_filters_and_bits_are_in_force() {
@@ -276,6 +293,7 @@ fn main() -> ExitCode {
         signals_are_scoped_to_the_workload: [LANDLOCK, Need::LandlockScopes],
         new_tasks_are_denied: [SECCOMP],
         a_system_call_is_denied_by_name: [SECCOMP],
+        a_call_by_the_32_bit_entry_ends_the_process: [SECCOMP, Need::Python],
         the_kernel_says_which_filters_and_bits_are_in_force: [LANDLOCK, SECCOMP],
         the_network_namespace_has_a_loopback_alone_that_is_down: [NETNS, SECCOMP],
         the_user_namespace_has_uid_0_inside_and_the_launchers_outside: [USERNS],

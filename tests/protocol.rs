@@ -516,11 +516,11 @@ fn every_singleton_role_may_appear_once() {
 }
 
 fn each_kind_is_told_from_every_other() {
+    use DescriptorKind::{Directory, Pipe, Regular, Socket};
     let (pipe, _pipe_end) = rustix::pipe::pipe().unwrap();
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let directory = fs::File::open("/usr").unwrap();
     let regular = fs::File::open("/etc/passwd").unwrap();
-    use DescriptorKind::{Directory, Pipe, Regular, Socket};
     let fds: [(DescriptorKind, OwnedFd); 4] = [
         (Pipe, pipe),
         (Socket, socket.into()),

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use portcullis::{Command, Error, RefusalReason, Stdio};
+use portcullis::{Command, Error, LauncherState, RefusalReason, Stdio};
 use portcullis_core::Params;
 use portcullis_tests::{Signal, launcher, pid, run, send, tests};
 use tempfile::TempDir;
@@ -67,6 +67,23 @@ fn a_launcher_that_is_none_is_an_error_by_name() {
         assert!(matches!(launched_by(hangs), Error::TimedOut { .. }));
         assert!(start.elapsed() < Duration::from_secs(20));
     }
+}
+
+fn a_launcher_that_is_killed_at_any_state_is_told_by_the_last_one() {
+    let mut told = String::new();
+    for state in LauncherState::ALL.iter().take_while(|state| !state.is_terminal()) {
+        told += &format!("{state}\\n");
+        let error = launched_by(&format!("printf '{told}' >&$BVISOR_CONTROL_FD; kill -9 $$"));
+        let Error::LauncherEnded { status, after } = &error else { panic!("{error:?}") };
+        assert_eq!((status.signal(), after.as_str()), (Some(9), state.name()));
+    }
+    // After the exec that it tells of, waiting for the program finds the launcher gone.
+    let folder = TempDir::new().unwrap();
+    told += "ExecSucceeded\\n";
+    let script = format!("printf '{told}' >&$BVISOR_CONTROL_FD; kill -9 $$");
+    let launcher = false_launcher(folder.path(), &script);
+    let mut child = shell(":").launcher(launcher).spawn().unwrap();
+    assert!(matches!(child.wait(), Err(Error::LauncherEnded { .. })));
 }
 
 fn a_refusal_and_a_fault_carry_their_report() {
@@ -232,6 +249,7 @@ fn main() -> ExitCode {
     run(tests![
         a_launcher_that_cannot_be_run_is_told_by_its_path: [],
         a_launcher_that_is_none_is_an_error_by_name: [],
+        a_launcher_that_is_killed_at_any_state_is_told_by_the_last_one: [],
         a_refusal_and_a_fault_carry_their_report: [],
         megabytes_on_each_stream_do_not_deadlock: [],
         streams_are_piped_null_or_files: [],

@@ -2,33 +2,16 @@
 //! they ask for in force, and none that they don't.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::process::ExitCode;
 
 use portcullis_core::descriptor::DescriptorRole;
 use portcullis_core::frame::{Frame, HEADER_LEN};
-use portcullis_tests::{Host, Need, Outcome, run, tests};
+use portcullis_tests::{Host, Need, Outcome, VERSION_1_FRAMES, run, tests};
 
 const WORKLOAD: &str = env!("CARGO_BIN_EXE_version-1-workload");
-const FRAMES: [&[u8]; 4] = [
-    include_bytes!("../core/tests/fixtures/bvisor-v1/plan0.bin"),
-    include_bytes!("../core/tests/fixtures/bvisor-v1/plan1.bin"),
-    include_bytes!("../core/tests/fixtures/bvisor-v1/plan2.bin"),
-    include_bytes!("../core/tests/fixtures/bvisor-v1/plan3.bin"),
-];
-
-/// Launches a frame: the workload at 10, five roots to read at 20 to 24, one to write at 16.
-fn launch(frame: Vec<u8>, spoil: impl FnOnce(&mut Host)) -> Outcome {
-    let mut host = Host::default();
-    host.fds.clear();
-    host.slot(Host::EXE, DescriptorRole::TargetExe, WORKLOAD);
-    let own = Path::new(WORKLOAD).parent().unwrap();
-    for (slot, root) in [(20, "/usr"), (21, "/lib"), (22, "/lib64"), (23, "/proc")] {
-        host.slot(slot, DescriptorRole::ReadRoot, root);
-    }
-    host.slot(24, DescriptorRole::ReadRoot, own);
-    host.slot(16, DescriptorRole::WriteRoot, "/tmp");
-    host.plan = Some(frame);
+/// Launches the workload by a frame.
+fn launch(frame: &[u8], spoil: impl FnOnce(&mut Host)) -> Outcome {
+    let mut host = Host::version_1(frame, WORKLOAD);
     spoil(&mut host);
     host.run()
 }
@@ -40,13 +23,13 @@ fn said(outcome: &Outcome) -> BTreeMap<String, String> {
 }
 
 fn the_states_and_notes_are_those_of_version_1() {
-    for (frame, [confinement, installed]) in FRAMES.into_iter().zip([
+    for (frame, [confinement, installed]) in VERSION_1_FRAMES.into_iter().zip([
         ["NotRequired", "false"],
         ["Applied", "true"],
         ["Applied", "true"],
         ["Applied", "true"],
     ]) {
-        let outcome = launch(frame.to_vec(), |_| {});
+        let outcome = launch(frame, |_| {});
         let transcript = outcome.transcript();
         assert_eq!(transcript.states().len(), 11, "{outcome:?}");
         assert_eq!(transcript.value("confinement"), Some(confinement));
@@ -55,7 +38,7 @@ fn the_states_and_notes_are_those_of_version_1() {
         let note = "phase=Identity result=NotRequired".to_owned();
         assert!(transcript.notes().contains(&note), "{outcome:?}");
     }
-    let outcome = launch(FRAMES[3].to_vec(), |_| {});
+    let outcome = launch(VERSION_1_FRAMES[3], |_| {});
     for note in [
         "# seccomp=denylist_installed mode=filter\n",
         "# user_namespace=mapped child_uid0_egid0\n",
@@ -66,8 +49,8 @@ fn the_states_and_notes_are_those_of_version_1() {
 }
 
 fn every_confinement_that_is_asked_for_is_in_force_and_no_other() {
-    for (which, frame) in FRAMES.into_iter().enumerate() {
-        let said = said(&launch(frame.to_vec(), |_| {}));
+    for (which, frame) in VERSION_1_FRAMES.into_iter().enumerate() {
+        let said = said(&launch(frame, |_| {}));
         let can = |what: &str| said[what] == "true";
         assert_eq!(can("read-etc"), which == 0, "{which}: Landlock");
         assert!(
@@ -85,21 +68,21 @@ fn every_confinement_that_is_asked_for_is_in_force_and_no_other() {
 
 fn a_lowering_that_is_not_what_h_l_names_is_refused() {
     // In a frame whose own digest is of the body as it now is.
-    let mut body = FRAMES[0][HEADER_LEN..].to_vec();
+    let mut body = VERSION_1_FRAMES[0][HEADER_LEN..].to_vec();
     let id = b"linux.exec.v1";
     let at = body.windows(id.len()).position(|it| it == id).unwrap();
     body[at] = b'L';
-    let outcome = launch(Frame::encode(1, &body).unwrap(), |_| {});
+    let outcome = launch(&Frame::encode(1, &body).unwrap(), |_| {});
     outcome.refused("IdentityMismatch", "h_l");
 }
 
 fn a_root_that_is_closed_is_a_fault_and_one_that_is_no_directory_a_mismatch() {
-    let outcome = launch(FRAMES[1].to_vec(), |host| {
+    let outcome = launch(VERSION_1_FRAMES[1], |host| {
         host.fds.remove(&22);
     });
     outcome.faulted("slot 22");
     let outcome =
-        launch(FRAMES[1].to_vec(), |host| host.slot(22, DescriptorRole::ReadRoot, "/etc/passwd"));
+        launch(VERSION_1_FRAMES[1], |host| host.slot(22, DescriptorRole::ReadRoot, "/etc/passwd"));
     outcome.refused("HandleMismatch", "slot 22");
 }
 

@@ -1,6 +1,7 @@
 //! A supervisor that can be wrong in every way: each part of a launch can be replaced.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::{AsFd, OwnedFd};
@@ -27,6 +28,15 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 use tempfile::TempDir;
+
+/// Frames as a bvisor 0.10 host wrote them: scrub and exec; with Landlock; with seccomp; with user and
+/// network namespace.
+pub const VERSION_1_FRAMES: [&[u8]; 4] = [
+    include_bytes!("../../core/tests/fixtures/bvisor-v1/plan0.bin"),
+    include_bytes!("../../core/tests/fixtures/bvisor-v1/plan1.bin"),
+    include_bytes!("../../core/tests/fixtures/bvisor-v1/plan2.bin"),
+    include_bytes!("../../core/tests/fixtures/bvisor-v1/plan3.bin"),
+];
 
 /// The standard launcher, as a file.
 pub fn launcher() -> &'static Path {
@@ -194,6 +204,21 @@ impl Host {
         self.folder.path()
     }
 
+    /// A launch of a version 1 frame: the program at 10, roots to read at 20 to 24, one to write at 16.
+    pub fn version_1(frame: &[u8], program: &str) -> Self {
+        let mut host = Self::default();
+        host.fds.clear();
+        host.slot(Self::EXE, DescriptorRole::TargetExe, program);
+        let own = Path::new(program).parent().expect("an absolute path");
+        for (slot, root) in [(20, "/usr"), (21, "/lib"), (22, "/lib64"), (23, "/proc")] {
+            host.slot(slot, DescriptorRole::ReadRoot, root);
+        }
+        host.slot(24, DescriptorRole::ReadRoot, own);
+        host.slot(16, DescriptorRole::WriteRoot, "/tmp");
+        host.plan = Some(frame.to_vec());
+        host
+    }
+
     /// Opens a path with `O_PATH` at a slot, and declares it as what it is.
     pub fn slot(&mut self, slot_index: u32, role: DescriptorRole, path: impl AsRef<Path>) {
         let fd = open(path.as_ref(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).expect("open");
@@ -292,9 +317,12 @@ impl Host {
             command.arg(&self.launcher);
             command
         } else if !self.closed.is_empty() {
-            let close: String = self.closed.iter().map(|fd| format!(" {fd}>&-")).collect();
+            let mut script = "exec \"$0\" \"$@\"".to_owned();
+            for fd in &self.closed {
+                let _ = write!(script, " {fd}>&-");
+            }
             let mut command = Command::new("/bin/sh");
-            command.args(["-c", &format!("exec \"$0\" \"$@\"{close}")]).arg(&self.launcher);
+            command.args(["-c", &script]).arg(&self.launcher);
             command
         } else {
             Command::new(&self.launcher)

@@ -8,8 +8,8 @@
 mod host;
 mod need;
 
-pub use host::{Host, Outcome, launcher, pid, read_proc, send};
-pub use need::{Need, Test, cgroup2, run};
+pub use host::{Host, Outcome, VERSION_1_FRAMES, launcher, pid, read_proc, send};
+pub use need::{Need, Test, cgroup2, python, run};
 pub use rustix::process::Signal;
 
 /// The tests of a file, by their functions' names, each with what it needs.

@@ -23,6 +23,8 @@ pub enum Need {
     Nm,
     /// `/usr/bin/python3`.
     Python,
+    /// A Python with cbor2: see [`python`].
+    Cbor2,
 }
 
 impl Need {
@@ -50,6 +52,12 @@ impl Need {
             }
             Self::Strace => missing("strace", "-V"),
             Self::Nm => missing("nm", "--version"),
+            Self::Cbor2 => {
+                let found = python().args(["-c", "import cbor2"]).stderr(Stdio::null()).status();
+                let found = found.is_ok_and(|status| status.success());
+                let folder = python_folder().display().to_string();
+                (!found).then(|| format!("no cbor2; pip install --target {folder} cbor2"))
+            }
             Self::Python => missing("/usr/bin/python3", "--version"),
         }
     }
@@ -62,6 +70,18 @@ pub fn cgroup2() -> Option<PathBuf> {
         let fields: Vec<_> = line.split(' ').collect();
         (fields.get(2) == Some(&"cgroup2")).then(|| fields[1].into())
     })
+}
+
+/// Where Python packages that only the tests need are installed.
+fn python_folder() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/python"))
+}
+
+/// The Python of the path, with the packages that are installed for the tests.
+pub fn python() -> Command {
+    let mut command = Command::new("python3");
+    command.env("PYTHONPATH", python_folder()).env("PYTHONDONTWRITEBYTECODE", "1");
+    command
 }
 
 fn missing(program: &str, version: &str) -> Option<String> {
