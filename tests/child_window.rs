@@ -195,7 +195,7 @@ fn the_programs_of_version_1_are_the_golden_ones_and_are_what_strace_sees() {
 
 fn main() -> ExitCode {
     run(tests![
-        the_child_refers_to_no_symbol_of_another_object: [Need::Nm],
+        the_child_refers_to_no_symbol_of_another_object: [Need::Nm, Need::Cargo],
         the_smallest_launch_makes_the_calls_of_its_program: [Need::Strace],
         a_confined_launch_makes_the_calls_of_its_program: [
             Need::Strace,

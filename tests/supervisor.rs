@@ -72,7 +72,7 @@ fn a_launcher_that_is_none_is_an_error_by_name() {
 fn a_launcher_that_is_killed_at_any_state_is_told_by_the_last_one() {
     let mut told = String::new();
     for state in LauncherState::ALL.iter().take_while(|state| !state.is_terminal()) {
-        told += &format!("{state}\\n");
+        told = format!("{told}{state}\\n");
         let error = launched_by(&format!("printf '{told}' >&$BVISOR_CONTROL_FD; kill -9 $$"));
         let Error::LauncherEnded { status, after } = &error else { panic!("{error:?}") };
         assert_eq!((status.signal(), after.as_str()), (Some(9), state.name()));

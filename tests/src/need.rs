@@ -17,6 +17,8 @@ pub enum Need {
     DelegatedCgroup,
     /// Root, to become somebody else.
     Root,
+    /// A cargo that this user can run.
+    Cargo,
     /// `strace`.
     Strace,
     /// `nm`.
@@ -28,6 +30,11 @@ pub enum Need {
 }
 
 impl Need {
+    /// Whether it is a privilege, which a user may lack on a machine that has all the rest.
+    fn is_privilege(self) -> bool {
+        matches!(self, Self::Root | Self::DelegatedCgroup | Self::Cargo)
+    }
+
     /// Says why the machine can't serve it, where it can't.
     pub fn unmet(self) -> Option<String> {
         match self {
@@ -50,6 +57,7 @@ impl Need {
             Self::Root => {
                 (!rustix::process::geteuid().is_root()).then(|| "this is not root".into())
             }
+            Self::Cargo => missing(env!("CARGO"), "--version"),
             Self::Strace => missing("strace", "-V"),
             Self::Nm => missing("nm", "--version"),
             Self::Cbor2 => {
@@ -100,23 +108,28 @@ pub struct Test {
     pub run: fn(),
 }
 
-/// Runs tests. One whose need is not met is skipped and counted as ignored, with the reason on
-/// standard error; with `PORTCULLIS_NO_SKIP=1` in the environment it fails instead, for a machine that
-/// is known to serve them all.
+/// Runs tests. One whose need is not met is skipped and counted as ignored, with the reason on standard
+/// error. With `PORTCULLIS_NO_SKIP=1` in the environment it fails instead, for a machine that is known to
+/// serve them all; with `PORTCULLIS_NO_SKIP=unprivileged` so does one that lacks more than a privilege.
 pub fn run(tests: Vec<Test>) -> ExitCode {
     let arguments = Arguments::from_args();
-    let strict = std::env::var_os("PORTCULLIS_NO_SKIP").is_some_and(|value| value == "1");
+    let strictness = std::env::var("PORTCULLIS_NO_SKIP").unwrap_or_default();
+    let may_lack = |need: Need| match strictness.as_str() {
+        "1" => false,
+        "unprivileged" => need.is_privilege(),
+        _ => true,
+    };
     let trial = |test: Test| {
-        let unmet = test.needs.iter().find_map(|need| need.unmet());
+        let unmet = test.needs.iter().find_map(|need| Some((*need, need.unmet()?)));
         match unmet {
             None => Trial::test(test.name, move || {
                 (test.run)();
                 Ok(())
             }),
-            Some(why) if strict => Trial::test(test.name, move || {
+            Some((need, why)) if !may_lack(need) => Trial::test(test.name, move || {
                 Err(format!("skipped where none may be: {why}").into())
             }),
-            Some(why) => {
+            Some((_, why)) => {
                 eprintln!("skipped {}: {why}", test.name);
                 Trial::test(test.name, || Ok(())).with_ignored_flag(true)
             }
