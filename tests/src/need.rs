@@ -95,7 +95,7 @@ pub fn python() -> Command {
 fn missing(program: &str, version: &str) -> Option<String> {
     let mut command = Command::new(program);
     let ran = command.arg(version).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    ran.is_err().then(|| format!("{program} is not installed"))
+    ran.err().map(|error| format!("{program}: {error}"))
 }
 
 /// A test and what it needs.
