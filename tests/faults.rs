@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
 
 use portcullis_core::descriptor::DescriptorRole;
@@ -90,6 +91,9 @@ fn every_call_fails_once_in_every_way() {
                 assert!(!escaped, "{fault}: unconfined: {outcome:?}");
                 let transcript = Transcript::parse(outcome.text.as_bytes())
                     .unwrap_or_else(|why| panic!("{fault}: {why}: {outcome:?}"));
+                let child = transcript.value("child_pid").map(|pid| format!("/proc/{pid}"));
+                let orphan = child.is_some_and(|child| Path::new(&child).exists());
+                assert!(!orphan, "{fault}: a child is left: {outcome:?}");
                 match (outcome.status, transcript.terminal()) {
                     (Some(0), Some(LauncherState::ExecSucceeded)) => succeeded += 1,
                     (Some(3), Some(LauncherState::SetupRefused)) if !outcome.ran => refused += 1,

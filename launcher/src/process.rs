@@ -177,11 +177,23 @@ pub(crate) fn wait_and_forward(pid: Pid) -> io::Result<WaitStatus> {
     loop {
         let signal = sys::wait_for_signal();
         if signal.number == libc::SIGCHLD {
-            if let Some((_, status)) = waitpid(Some(pid), WaitOptions::NOHANG)? {
+            if let Some(status) = reap(pid)? {
                 return Ok(status);
             }
         } else if signal.from_process {
             sys::send_signal(pid, signal.number);
+        }
+    }
+}
+
+/// The end of a child, if it has come. Of wait4's errors only `ECHILD` lasts, and a SIGCHLD that was taken
+/// does not come again: so the call is made until it answers.
+fn reap(pid: Pid) -> io::Result<Option<WaitStatus>> {
+    loop {
+        match waitpid(Some(pid), WaitOptions::NOHANG) {
+            Ok(ended) => return Ok(ended.map(|(_, status)| status)),
+            Err(rustix::io::Errno::CHILD) => return Err(rustix::io::Errno::CHILD.into()),
+            Err(_) => {}
         }
     }
 }

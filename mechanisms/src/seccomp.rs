@@ -234,6 +234,20 @@ mod tests {
     }
 
     #[test]
+    fn no_argument_of_a_call_matters_whatever_is_in_its_high_bits() {
+        const LOAD_ABSOLUTE: u16 = 0x20;
+        let policy =
+            Seccomp { deny_new_tasks: true, deny_inet_sockets: true, ..Seccomp::default() };
+        let filter = compile(&policy.numbers().unwrap()).unwrap();
+        // Number and architecture are at 0 and 4 of seccomp_data, the arguments from 16 on; and no
+        // instruction but a load brings anything into the accumulator.
+        for BpfInstruction { code, k, .. } in filter {
+            let class = code & 0x07;
+            assert!(code == LOAD_ABSOLUTE && k <= 4 || class == 0x05 || class == 0x06, "{code:#x}");
+        }
+    }
+
+    #[test]
     fn a_filter_that_would_stop_the_launch_itself_is_an_invalid_plan() {
         use portcullis_core::plan::Target;
         for (name, _) in OWN_CALLS {
