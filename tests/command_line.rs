@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
-use portcullis_tests::{Need, Signal, read_proc, run, send, tests};
+use portcullis_tests::{Need, Signal, read_proc, run, send, tests, write_program};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -171,8 +171,7 @@ fn a_python_script_does_its_job_and_none_of_eight_things() {
 fn exit_statuses_are_those_of_the_shell_and_env() {
     let folder = TempDir::new().unwrap();
     let text_file = folder.path().join("text");
-    fs::write(&text_file, "no program").unwrap();
-    fs::set_permissions(&text_file, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    write_program(&text_file, b"no program");
     let text_file = text_file.to_str().unwrap();
     for (arguments, code) in [
         (&["run", "--", "sh", "-c", "exit 7"][..], 7),

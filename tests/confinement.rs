@@ -2,7 +2,6 @@
 //! what `/proc` says of the workload to another process.
 
 use std::fs::{self, File};
-use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -12,7 +11,7 @@ use portcullis::mechanism::cgroup::Cgroup;
 use portcullis::mechanism::seccomp::Seccomp;
 use portcullis::mechanism::userns::UserNamespace;
 use portcullis::{Child, Command, Error, Output, Stdio};
-use portcullis_tests::{Need, cgroup2, read_proc, run, tests};
+use portcullis_tests::{Need, cgroup2, read_proc, run, tests, write_program};
 use tempfile::TempDir;
 
 const LANDLOCK: Need = Need::Mechanism("linux.landlock.apply.v1");
@@ -77,7 +76,7 @@ fn landlock_denies_writing_where_only_reading_is_granted() {
 fn reading_does_not_imply_executing() {
     let folder = TempDir::new().unwrap();
     let program = folder.path().join("program");
-    fs::copy("/bin/true", &program).unwrap();
+    write_program(&program, &fs::read("/bin/true").unwrap());
     let script = program.display().to_string();
     assert!(!succeeds(system(&mut shell(&script)).read(folder.path())));
     assert!(succeeds(system(&mut shell(&script)).read(folder.path()).exec(folder.path())));
@@ -245,10 +244,7 @@ fn no_fd_reaches_the_workload_but_0_1_and_2() {
 fn a_script_runs_by_its_interpreter_and_keeps_the_one_fd_that_it_is_read_from() {
     let folder = TempDir::new().unwrap();
     let script = folder.path().join("script");
-    let mut file = File::create(&script).unwrap();
-    file.write_all(b"#!/bin/sh\necho script \"$1\"\n").unwrap();
-    drop(file);
-    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    write_program(&script, b"#!/bin/sh\necho script \"$1\"\n");
     assert_eq!(output(Command::new(&script).arg("runs")).stdout, b"script runs\n");
 }
 

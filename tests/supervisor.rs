@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -11,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use portcullis::{Command, Error, LauncherState, RefusalReason, Stdio};
 use portcullis_core::Params;
-use portcullis_tests::{Signal, launcher, pid, run, send, tests};
+use portcullis_tests::{Signal, launcher, pid, run, send, tests, write_program};
 use tempfile::TempDir;
 
 fn shell(script: &str) -> Command {
@@ -23,8 +22,7 @@ fn shell(script: &str) -> Command {
 /// A launcher that is a shell script.
 fn false_launcher(folder: &Path, script: &str) -> PathBuf {
     let path = folder.join("launcher");
-    fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&path, format!("#!/bin/sh\n{script}\n").as_bytes());
     path
 }
 

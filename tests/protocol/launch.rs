@@ -3,7 +3,7 @@
 use std::fs;
 
 use portcullis_core::descriptor::DescriptorRole;
-use portcullis_tests::{Host, Need, Test, tests};
+use portcullis_tests::{Host, Need, Test, tests, write_program};
 use serde_json::json;
 
 use crate::{CGROUP, EXEC, NETNS, SECCOMP, USERNS, foreign, spoilt, test_launcher};
@@ -94,8 +94,7 @@ fn step_13_a_release_is_told_with_what_was_done_for_it() {
 fn step_14_an_exec_that_fails_is_told_by_its_errno() {
     let outcome = spoilt(|host| {
         let text = host.folder().join("text");
-        fs::write(&text, "no program").unwrap();
-        fs::set_permissions(&text, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        write_program(&text, b"no program");
         host.body.descriptor_table.clear();
         host.slot(Host::EXE, DescriptorRole::TargetExe, &text);
     });
@@ -137,7 +136,7 @@ fn a_trace_has_the_microseconds_of_each_stage() {
 fn an_executable_may_be_deleted_and_is_what_its_fd_is() {
     let outcome = spoilt(|host| {
         let copy = host.folder().join("copy");
-        fs::copy("/bin/sh", &copy).unwrap();
+        write_program(&copy, &fs::read("/bin/sh").unwrap());
         host.body.descriptor_table.clear();
         host.slot(Host::EXE, DescriptorRole::TargetExe, &copy);
         fs::remove_file(&copy).unwrap();
@@ -150,8 +149,7 @@ fn a_script_needs_its_fd_and_says_so_where_it_has_none() {
     let script = |host: &mut Host| {
         let script = host.folder().join("script");
         let mark = host.folder().join("ran");
-        fs::write(&script, format!("#!/bin/sh\n: > {}\n", mark.display())).unwrap();
-        fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        write_program(&script, format!("#!/bin/sh\n: > {}\n", mark.display()).as_bytes());
         host.body.descriptor_table.clear();
         host.slot(Host::EXE, DescriptorRole::TargetExe, &script);
     };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -38,6 +38,23 @@ pub const VERSION_1_FRAMES: [&[u8]; 4] = [
     include_bytes!("../../core/tests/fixtures/bvisor-v1/plan3.bin"),
 ];
 
+/// Makes a file that can be executed.
+///
+/// By another process: an fd that is open for writing here is for a moment also that of a child which
+/// another thread has just made, and who executes the file in that moment is told `ETXTBSY`.
+pub fn write_program(path: &Path, contents: &[u8]) {
+    let mut shell = Command::new("/bin/sh")
+        .args(["-c", "cat > \"$1\" && chmod 755 \"$1\"", "sh"])
+        .arg(path)
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("a shell");
+    let mut stdin = shell.stdin.take().expect("a pipe");
+    stdin.write_all(contents).expect("a shell that reads");
+    drop(stdin);
+    assert!(shell.wait().expect("a shell that ends").success(), "{}", path.display());
+}
+
 /// The standard launcher, as a file.
 pub fn launcher() -> &'static Path {
     static FILE: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
@@ -45,10 +62,8 @@ pub fn launcher() -> &'static Path {
         let folder = TempDir::new().expect("a temporary folder");
         let path = folder.path().join("portcullis-launcher");
         let image = portcullis::bundled_launcher().expect("the launcher is embedded");
-        fs::write(&path, image).expect("the launcher is written");
-        for path in [path.as_path(), folder.path()] {
-            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("chmod");
-        }
+        write_program(&path, image);
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
         (folder, path)
     });
     path

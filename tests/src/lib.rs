@@ -8,7 +8,7 @@
 mod host;
 mod need;
 
-pub use host::{Host, Outcome, VERSION_1_FRAMES, launcher, pid, read_proc, send};
+pub use host::{Host, Outcome, VERSION_1_FRAMES, launcher, pid, read_proc, send, write_program};
 pub use need::{Need, Test, cgroup2, python, run};
 pub use rustix::process::Signal;
 
