@@ -287,6 +287,29 @@ fn signals_reach_the_workload() {
     assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
 }
 
+fn a_parent_that_ignores_its_children_and_a_full_standard_error_change_no_status() {
+    let with = |before: &str, arguments: &str| {
+        let script = format!("{before} exec \"$0\" {arguments}");
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", &script]).arg(portcullis()).stdin(Stdio::null()).output().unwrap()
+    };
+    // dash ignores what it traps with nothing, and so do its children.
+    let ran = with("trap '' CHLD;", "run -- sh -c 'echo ran; exit 5'");
+    assert_eq!(
+        (ran.status.code(), &ran.stdout[..]),
+        (Some(5), &b"ran\n"[..]),
+        "{}",
+        text(&ran.stderr)
+    );
+    let refused = with("trap '' CHLD;", "run --read /lib -- /bin/true");
+    assert_eq!(refused.status.code(), Some(126), "{}", text(&refused.stderr));
+    assert!(with("trap '' CHLD;", "mechanisms").status.success());
+    for (arguments, code) in [("run --report text -- true", 0), ("run -- /no/such", 127)] {
+        let full = with("", &format!("{arguments} 2>/dev/full"));
+        assert_eq!(full.status.code(), Some(code), "{arguments}");
+    }
+}
+
 fn a_stop_and_a_continuation_reach_the_workload() {
     let mut child = waiting("trap 'exit 40' TERM");
     let state = |pid: u32| {
@@ -404,6 +427,7 @@ fn main() -> ExitCode {
         without_path_options_the_system_can_be_read_and_nothing_else: [LANDLOCK],
         the_working_directory_can_be_set: [LANDLOCK],
         signals_reach_the_workload: [LANDLOCK],
+        a_parent_that_ignores_its_children_and_a_full_standard_error_change_no_status: [LANDLOCK],
         a_stop_and_a_continuation_reach_the_workload: [LANDLOCK],
         the_workload_dies_with_portcullis: [LANDLOCK],
         a_report_is_text_or_json_and_goes_where_it_is_asked_to: [LANDLOCK],

@@ -135,6 +135,27 @@ fn a_call_by_the_32_bit_entry_ends_the_process() {
     assert_eq!((confined.status.signal(), confined.stdout.len()), (Some(31), 0));
 }
 
+fn a_terminal_is_not_typed_into_and_no_ring_is_made() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/python/terminal.py");
+    let python = || {
+        let mut command = Command::new("/usr/bin/python3");
+        command.arg(script);
+        command
+    };
+    let said = |command: &mut Command| {
+        let output = output(command);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let eperm = |text: &str, what: &str| text.contains(&format!("{what} 1\n"));
+    let control = said(&mut python());
+    assert!(!eperm(&control, "type") && !eperm(&control, "ring"), "{control}");
+    let quiet = said(python().no_terminal_injection());
+    assert!(eperm(&quiet, "type") && !eperm(&quiet, "ring"), "{quiet}");
+    let offline = said(python().no_network());
+    assert!(!eperm(&offline, "type") && eperm(&offline, "ring"), "{offline}");
+}
+
 fn the_kernel_says_which_filters_and_bits_are_in_force() {
     let status = |child: &Child, field: &str| -> String {
         let status = read_proc(child.id(), "status");
@@ -290,6 +311,7 @@ fn main() -> ExitCode {
         new_tasks_are_denied: [SECCOMP],
         a_system_call_is_denied_by_name: [SECCOMP],
         a_call_by_the_32_bit_entry_ends_the_process: [SECCOMP, Need::Python],
+        a_terminal_is_not_typed_into_and_no_ring_is_made: [SECCOMP, NETNS, Need::Python],
         the_kernel_says_which_filters_and_bits_are_in_force: [LANDLOCK, SECCOMP],
         the_network_namespace_has_a_loopback_alone_that_is_down: [NETNS, SECCOMP],
         the_user_namespace_has_uid_0_inside_and_the_launchers_outside: [USERNS],

@@ -205,6 +205,31 @@ fn a_signal_to_the_launcher_reaches_the_workload() {
     assert_eq!(child.wait().unwrap().code(), Some(9));
 }
 
+fn signals_that_a_c_library_keeps_for_itself_reach_the_workload_too() {
+    // glibc's SIGRTMIN, which musl has another use for; as /bin/sh has no name for it, by number.
+    let mut child = shell("trap 'exit 9' 34; echo; while :; do sleep 0.01; done")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    let launcher = child.launcher_id().to_string();
+    let kill = std::process::Command::new("/bin/kill").args(["-34", &launcher]).status().unwrap();
+    assert!(kill.success());
+    assert_eq!(child.wait().unwrap().code(), Some(9));
+}
+
+fn a_limit_beyond_the_clock_is_none() {
+    assert!(shell(":").setup_limit(Duration::MAX).status().unwrap().success());
+}
+
+fn a_launcher_that_does_not_answer_is_killed() {
+    let folder = TempDir::new().unwrap();
+    let launcher = false_launcher(folder.path(), "exec sleep 60");
+    let error = shell(":").launcher(launcher).setup_limit(Duration::from_millis(300)).explain();
+    assert!(matches!(error, Err(Error::TimedOut { .. })));
+    assert!(matches!(shell(":").current_dir("/no/such").explain(), Err(Error::Policy(_))));
+}
+
 fn many_roots_push_no_fd_over_another() {
     // More slots than this process has fds, the launcher's own image among them.
     let folder = TempDir::new().unwrap();
@@ -257,6 +282,9 @@ fn main() -> ExitCode {
         a_launcher_that_is_killed_takes_its_workload_along: [],
         a_child_that_is_dropped_is_killed_and_one_that_is_detached_is_not: [],
         a_signal_to_the_launcher_reaches_the_workload: [],
+        signals_that_a_c_library_keeps_for_itself_reach_the_workload_too: [],
+        a_limit_beyond_the_clock_is_none: [],
+        a_launcher_that_does_not_answer_is_killed: [],
         many_roots_push_no_fd_over_another: [portcullis_tests::Need::Mechanism("linux.landlock.apply.v1")],
         a_launcher_by_path_does_what_the_embedded_one_does: [],
         what_nobody_can_pass_to_a_program_is_refused_before_anything_runs: [],

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use portcullis_child::CloneOptions;
 use portcullis_core::Lowering;
 use portcullis_core::descriptor::{
-    DescriptorKind, DescriptorShape, DescriptorSlot, DescriptorTable,
+    DescriptorKind, DescriptorRole, DescriptorShape, DescriptorSlot, DescriptorTable,
 };
 use portcullis_core::lowering::{Lowered, NoteTime, OpenSlot};
 use portcullis_core::mechanism::{ChildPid, Fault, Refusal, Stop};
@@ -27,7 +27,7 @@ use tracing::info_span;
 
 use crate::process::{self, Child, Progress};
 use crate::wiring::{self, Channels, Control};
-use crate::{FAULTED, REFUSED, explain, sys, trace};
+use crate::{FAULTED, REFUSED, complain, explain, sys, trace};
 
 /// What a plan was handed over for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub(crate) fn run(purpose: Purpose) -> u8 {
         return match launch(&mut untold, purpose) {
             Ok(_) => 0,
             Err(stop) => {
-                eprintln!("portcullis-launcher: {stop}");
+                complain(&stop);
                 status(&stop)
             }
         };
@@ -56,7 +56,7 @@ pub(crate) fn run(purpose: Purpose) -> u8 {
     let control = match wiring::control() {
         Ok(control) => control,
         Err(fault) => {
-            eprintln!("portcullis-launcher: {fault}");
+            complain(&fault);
             return FAULTED;
         }
     };
@@ -326,6 +326,10 @@ fn flush<W: Write>(transcript: &mut TranscriptWriter<W>) -> Result<(), Stop> {
 fn open_slot(slot: DescriptorSlot) -> Result<OpenSlot<'static>, Stop> {
     let index = slot.slot_index;
     let fault = |what: String| Stop::fault(format!("slot {index} ({:?}): {what}", slot.role));
+    // A mechanism would keep it open, for the workload to write to.
+    if wiring::is_channel(index) && slot.role != DescriptorRole::ControlChannel {
+        return Err(fault("its number is that of one of the launcher's four fds".into()));
+    }
     let fd = RawFd::try_from(index).ok().and_then(sys::inherited);
     let fd = fd.ok_or_else(|| fault("its fd is closed".into()))?;
     let found = shape(fd).map_err(|errno| fault(format!("fstat: {errno}")))?;
@@ -413,7 +417,7 @@ fn exec_happened<W: Write>(
             failed(step, format!("failed: {error}{}", exec_hint(program, step, errno)), Some(errno))
         }
         Progress::Stopped { step } => failed(step, "was the child's end".into(), None),
-        Progress::Complete if process::ended_before_exec(child.pid()) => {
+        Progress::Complete if !process::has_exec_ed(child.pid()) => {
             failed(program.ops().len() - 1, "was the child's end".into(), None)
         }
         Progress::Complete if written.is_empty() => Ok(()),

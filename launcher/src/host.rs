@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::process::{self, Progress};
+use crate::{FAULTED, complain, print};
 
 struct ThisHost;
 
@@ -55,8 +56,8 @@ pub(crate) fn describe() -> u8 {
     let registry = match Registry::collect() {
         Ok(registry) => registry,
         Err(error) => {
-            eprintln!("portcullis-launcher: {error}");
-            return crate::FAULTED;
+            complain(&error);
+            return FAULTED;
         }
     };
     let described: Vec<_> = registry
@@ -72,13 +73,10 @@ pub(crate) fn describe() -> u8 {
         })
         .collect();
     match serde_json::to_string_pretty(&described) {
-        Ok(text) => {
-            println!("{text}");
-            0
-        }
+        Ok(text) => print(&text),
         Err(error) => {
-            eprintln!("portcullis-launcher: {error}");
-            crate::FAULTED
+            complain(&error);
+            FAULTED
         }
     }
 }

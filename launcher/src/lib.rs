@@ -31,6 +31,7 @@
 #![deny(missing_docs, unsafe_code)]
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 mod assembly;
@@ -102,6 +103,7 @@ pub fn main() -> ExitCode {
 }
 
 fn obey(arguments: &[OsString]) -> u8 {
+    sys::expect_children();
     let Some(argument) = arguments.first() else { return coordinator::run(Purpose::Launch) };
     match (argument.to_str(), arguments.get(1)) {
         (Some("--explain"), None) => coordinator::run(Purpose::Explain),
@@ -121,6 +123,12 @@ fn obey(arguments: &[OsString]) -> u8 {
 }
 
 fn print(text: &str) -> u8 {
-    println!("{text}");
+    // Who does not read it does not want it.
+    let _ = writeln!(std::io::stdout(), "{text}");
     0
+}
+
+/// A line on standard error. Where it can't be written, the exit status still says it.
+fn complain(what: &dyn std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "portcullis-launcher: {what}");
 }

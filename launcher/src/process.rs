@@ -8,9 +8,9 @@ use std::os::fd::RawFd;
 
 use portcullis_child::CloneOptions;
 use portcullis_core::program::Program;
-use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, kill_process, waitid, waitpid,
-};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::{read, retry_on_intr};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, waitpid};
 
 use crate::assembly::Assembly;
 use crate::sys::{self, Spawned};
@@ -126,26 +126,21 @@ impl Drop for Child {
     }
 }
 
-/// Whether a child has ended by a signal that came before its exec did.
-pub(crate) fn ended_before_exec(pid: Pid) -> bool {
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    let killed = match waitid(WaitId::Pid(pid), options) {
-        Ok(Some(status)) => status.killed() || status.dumped(),
-        _ => false,
-    };
-    killed && never_exec_ed(pid)
-}
-
-/// `PF_FORKNOEXEC` of a process that has yet to be reaped: the ninth field of
-/// [proc_pid_stat(5)](https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html).
-fn never_exec_ed(pid: Pid) -> bool {
+/// Whether a child, whose end of the error pipe is closed, has exec'd: `PF_FORKNOEXEC` in the ninth field of
+/// [proc_pid_stat(5)](https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html). An exec clears the flag
+/// before it closes what is close-on-exec; a child that a signal ended first closes the pipe as well, some
+/// time before it can be waited for, and has the flag to its end. What can't be read proves no exec.
+pub(crate) fn has_exec_ed(pid: Pid) -> bool {
     const PF_FORKNOEXEC: u64 = 0x40;
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_pid()));
-    let stat = stat.unwrap_or_default();
+    let mut buffer = [0; 1024];
+    let path = format!("/proc/{}/stat", pid.as_raw_pid());
+    let read = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .and_then(|stat| retry_on_intr(|| read(&stat, &mut buffer)));
+    let Ok(length) = read else { return false };
+    let stat = String::from_utf8_lossy(&buffer[..length]);
     // The second field, the name, is in parentheses and may hold both those and blanks.
     let flags = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(6)?.parse().ok());
-    // What can't be read proves no exec.
-    flags.is_none_or(|flags: u64| flags & PF_FORKNOEXEC != 0)
+    flags.is_some_and(|flags: u64| flags & PF_FORKNOEXEC == 0)
 }
 
 /// Waits for the end of a child of this process.
@@ -167,7 +162,6 @@ pub fn wait(pid: Pid) -> io::Result<WaitStatus> {
 /// before the child is made whose SIGCHLD must not be missed.
 pub(crate) fn hold_signals() {
     std::mem::forget(sys::block_signals());
-    sys::expect_children();
 }
 
 /// Waits for the end of a child of this single-threaded process, and hands on to it each signal that

@@ -42,37 +42,40 @@ pub(crate) fn is_known_to_have_one_thread() -> bool {
     unsafe { libc::unshare(libc::CLONE_THREAD) == 0 }
 }
 
+/// The kernel's set of signals: a bit for each of 64.
+type SignalSet = u64;
+const SIGNAL_SET_LEN: usize = size_of::<SignalSet>();
+/// Every signal, those too that C libraries keep for themselves and leave out of their own sets: with
+/// another library one of them is an ordinary one, such as glibc's SIGRTMIN to musl.
+const ALL_SIGNALS: SignalSet = SignalSet::MAX;
+
 /// A thread's signal mask, put back when this is dropped.
-pub(crate) struct SignalMask(libc::sigset_t);
+pub(crate) struct SignalMask(SignalSet);
 
 /// Blocks every signal of this thread that can be blocked.
 pub(crate) fn block_signals() -> SignalMask {
-    let mut old = MaybeUninit::uninit();
-    let all = all_signals();
-    // SAFETY: both sets live through the call; it fails only for an unknown first argument, and so
-    // has filled `old`.
-    unsafe {
-        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, old.as_mut_ptr());
-        SignalMask(old.assume_init())
-    }
+    SignalMask(set_signal_mask(ALL_SIGNALS))
 }
 
 impl Drop for SignalMask {
     fn drop(&mut self) {
-        // SAFETY: the set was filled by the call that blocked the signals.
-        unsafe {
-            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, std::ptr::null_mut())
-        };
+        set_signal_mask(self.0);
     }
 }
 
-fn all_signals() -> libc::sigset_t {
-    let mut all = MaybeUninit::uninit();
-    // SAFETY: sigfillset fills the set that it is given.
+fn set_signal_mask(mask: SignalSet) -> SignalSet {
+    let mut old: SignalSet = 0;
+    // SAFETY: both sets live through the call and are as long as it is told.
     unsafe {
-        libc::sigfillset(all.as_mut_ptr());
-        all.assume_init()
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const mask,
+            &raw mut old,
+            SIGNAL_SET_LEN,
+        );
     }
+    old
 }
 
 /// Lets this process wait for its children: one that inherited an ignored SIGCHLD has none to wait
@@ -109,12 +112,22 @@ pub(crate) unsafe fn arguments(argc: i32, argv: *const *const c_char) -> Vec<OsS
 
 /// Waits for a signal, all of which must be blocked.
 pub(crate) fn wait_for_signal() -> Signal {
-    let all = all_signals();
+    let all = ALL_SIGNALS;
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     loop {
-        // SAFETY: the set and the place for the answer live through the call.
-        let number = unsafe { libc::sigwaitinfo(&raw const all, info.as_mut_ptr()) };
-        if number > 0 {
+        let forever = std::ptr::null::<libc::timespec>();
+        // SAFETY: the set and the place for the answer live through the call, and the set is as long as
+        // it is told.
+        let number = unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigtimedwait,
+                &raw const all,
+                info.as_mut_ptr(),
+                forever,
+                SIGNAL_SET_LEN,
+            )
+        };
+        if let Some(number) = i32::try_from(number).ok().filter(|number| *number > 0) {
             // SAFETY: the call filled it; zeros are a siginfo_t too.
             let code = unsafe { info.assume_init_ref() }.si_code;
             // SI_USER, SI_QUEUE and SI_TKILL are 0 and below, what the kernel sends is above.

@@ -39,7 +39,12 @@ impl Write for Control {
 ///
 /// What is wrong with its variable.
 pub(crate) fn control() -> Result<Control, String> {
-    named(CONTROL).map(Control)
+    let fd = named(CONTROL)?;
+    // The workload would have it too, and could write to it.
+    if fd.as_raw_fd() <= 2 {
+        return Err(format!("{CONTROL} is {}, and 0, 1 and 2 are the workload's", fd.as_raw_fd()));
+    }
+    Ok(Control(fd))
 }
 
 /// The channels of a launch.
@@ -63,8 +68,11 @@ pub(crate) fn channels() -> Result<Channels, Fault> {
     let error_read = named(ERROR_READ).map_err(fault)?.as_raw_fd();
     let error = number(ERROR).map_err(fault)?;
     let control = number(CONTROL).map_err(fault)?;
-    for (name, fd) in [(ERROR, error), (ERROR_READ, error_read)] {
-        let others = [plan.as_raw_fd(), error_read, error, control];
+    let others = [plan.as_raw_fd(), error_read, error, control];
+    for (name, fd) in [(PLAN, plan.as_raw_fd()), (ERROR, error), (ERROR_READ, error_read)] {
+        if (0..=2).contains(&fd) {
+            return Err(fault(format!("{name} is {fd}, and 0, 1 and 2 are the workload's")));
+        }
         if others.iter().filter(|other| **other == fd).count() > 1 {
             return Err(fault(format!("{name} is {fd}, and so is another of the four fds")));
         }
@@ -82,6 +90,12 @@ pub(crate) fn channels() -> Result<Channels, Fault> {
     fcntl_setfd(&error, FdFlags::CLOEXEC)
         .map_err(|errno| fault(format!("setting close-on-exec of {ERROR}: {errno}")))?;
     Ok(Channels { plan, error, error_read })
+}
+
+/// Whether a slot is at the number of a channel, which is the launcher's own.
+pub(crate) fn is_channel(slot_index: u32) -> bool {
+    let numbers = [CONTROL, PLAN, ERROR, ERROR_READ].map(number);
+    numbers.into_iter().flatten().any(|fd| u32::try_from(fd) == Ok(slot_index))
 }
 
 fn named(variable: &str) -> Result<BorrowedFd<'static>, String> {

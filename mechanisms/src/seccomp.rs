@@ -16,7 +16,10 @@ use portcullis_core::mechanism::{
 use portcullis_core::program::{BpfInstruction, Op};
 use portcullis_core::state::RefusalReason;
 use portcullis_core::{Lowering, Params};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch,
+};
 use serde::{Deserialize, Serialize};
 use syscalls::Sysno;
 
@@ -33,7 +36,8 @@ static DECLARATION: Declaration = Declaration {
     requires: &[],
     summary: "answers EPERM to the system calls that are denied, and kills foreign architectures",
     kernel_floor: "3.17",
-    params: "{? deny: [* tstr], ? deny_new_tasks: bool, ? deny_inet_sockets: bool}",
+    params: "{? deny: [* tstr], ? deny_new_tasks: bool, ? deny_inet_sockets: bool, \
+             ? deny_terminal_injection: bool}",
     example: r#"{"deny": ["ptrace"], "deny_new_tasks": true, "deny_inet_sockets": true}"#,
 };
 
@@ -47,6 +51,9 @@ pub struct Seccomp {
     /// Denies clone, clone3, fork and vfork: no thread and no process is made.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deny_new_tasks: bool,
+    /// Denies the ioctls `TIOCSTI` and `TIOCLINUX`, which put input into a terminal that others read.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deny_terminal_injection: bool,
     /// Denies socket: of every family, for the kernel has other ways to the network than inet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deny_inet_sockets: bool,
@@ -100,7 +107,7 @@ impl Mechanism for Apply {
     fn open(&self, policy: &Params, _: &mut Opening) -> Result<Params, OpenError> {
         let policy: Seccomp = policy.parse()?;
         let numbers = policy.numbers().map_err(OpenError::Unusable)?;
-        if numbers.is_empty() {
+        if numbers.is_empty() && !policy.deny_terminal_injection {
             return Err(OpenError::Unusable("the seccomp policy denies nothing".into()));
         }
         Ok(Params::of(&policy)?)
@@ -110,7 +117,7 @@ impl Mechanism for Apply {
         let missing = |why: String| Stop::refuse(RefusalReason::MissingPrimitive, why);
         let wire: Seccomp = params.parse()?;
         let numbers = wire.numbers().map_err(missing)?;
-        if numbers.is_empty() {
+        if numbers.is_empty() && !wire.deny_terminal_injection {
             return Err(missing(format!("{ID} is scheduled, and it denies nothing")));
         }
         for (name, number) in OWN_CALLS {
@@ -122,7 +129,7 @@ impl Mechanism for Apply {
                 return Err(Stop::refuse(RefusalReason::PlanInvalid, detail));
             }
         }
-        let filter = compile(&numbers).map_err(missing)?;
+        let filter = compile(&numbers, wire.deny_terminal_injection).map_err(missing)?;
         launch.push_once(Op::no_new_privs());
         launch.push(Op::seccomp_set_filter(filter));
         launch.note(NoteTime::Created, "seccomp=denylist_installed mode=filter");
@@ -141,10 +148,13 @@ impl Mechanism for Apply {
     }
 }
 
-/// Compiles the denial of these numbers.
-fn compile(numbers: &[i64]) -> Result<Vec<BpfInstruction>, String> {
+/// Compiles the denial of these numbers, and of what types into terminals.
+fn compile(numbers: &[i64], terminals: bool) -> Result<Vec<BpfInstruction>, String> {
     let architecture = TargetArch::try_from(std::env::consts::ARCH).map_err(|e| e.to_string())?;
-    let rules = numbers.iter().map(|number| (*number, vec![])).collect::<BTreeMap<_, _>>();
+    let mut rules = numbers.iter().map(|number| (*number, vec![])).collect::<BTreeMap<_, _>>();
+    if terminals && !rules.contains_key(&libc::SYS_ioctl) {
+        rules.insert(libc::SYS_ioctl, terminal_rules().map_err(|error| error.to_string())?);
+    }
     let deny = SeccompAction::Errno(libc::EPERM.unsigned_abs());
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, deny, architecture)
         .map_err(|error| error.to_string())?;
@@ -153,6 +163,21 @@ fn compile(numbers: &[i64]) -> Result<Vec<BpfInstruction>, String> {
         compiled.iter().map(|it| BpfInstruction { code: it.code, jt: it.jt, jf: it.jf, k: it.k });
     Ok(kill_x32().into_iter().chain(compiled).collect())
 }
+
+/// An ioctl is known by the low 32 bits of its second argument: the kernel looks at no more, so what is in
+/// the high ones must not matter ([ioctl(2)](https://man7.org/linux/man-pages/man2/ioctl.2.html)).
+fn terminal_rules() -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
+    let rule = |request: u64| {
+        let is = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, request)?;
+        SeccompRule::new(vec![is])
+    };
+    [TIOCSTI, TIOCLINUX].into_iter().map(rule).collect()
+}
+
+/// Of asm-generic/ioctls.h: puts a byte into a terminal's input.
+const TIOCSTI: u64 = 0x5412;
+/// Of asm-generic/ioctls.h: among other things, pastes the console's selection.
+const TIOCLINUX: u64 = 0x541c;
 
 /// x32 calls come with the architecture of `x86_64` and bit 30 set in the number. seccompiler compares
 /// whole numbers, so with a filter that allows by default each denied call would have an allowed twin.
@@ -189,20 +214,22 @@ mod tests {
 
     /// Runs a filter of the few instructions that one like this is made of.
     fn decide(filter: &[BpfInstruction], architecture: u32, number: u32) -> u32 {
+        decide_with(filter, architecture, number, [0; 6])
+    }
+
+    fn decide_with(
+        filter: &[BpfInstruction],
+        architecture: u32,
+        number: u32,
+        arguments: [u64; 6],
+    ) -> u32 {
         let (mut at, mut accumulator) = (0, 0);
         loop {
             let BpfInstruction { code, jt, jf, k } = filter[at];
             at += 1;
             let jump = |taken: bool| usize::from(if taken { jt } else { jf });
             match code {
-                0x20 => {
-                    accumulator = if k == 0 {
-                        number
-                    } else {
-                        assert_eq!(k, 4);
-                        architecture
-                    }
-                }
+                0x20 => accumulator = load(k, architecture, number, arguments),
                 0x05 => at += k as usize,
                 0x15 => at += jump(accumulator == k),
                 0x25 => at += jump(accumulator > k),
@@ -213,16 +240,47 @@ mod tests {
         }
     }
 
+    /// A word of `struct seccomp_data` of a little-endian machine.
+    fn load(offset: u32, architecture: u32, number: u32, arguments: [u64; 6]) -> u32 {
+        match offset {
+            0 => number,
+            4 => architecture,
+            _ => {
+                let word = usize::try_from(offset - 16).unwrap() / 4;
+                let half = 32 * (word % 2);
+                u32::try_from(arguments[word / 2] >> half & 0xffff_ffff).unwrap()
+            }
+        }
+    }
+
+    #[test]
+    fn typing_into_a_terminal_is_denied_whatever_is_in_the_high_bits() {
+        let filter = compile(&[], true).unwrap();
+        let ioctl = u32::try_from(libc::SYS_ioctl).unwrap();
+        for high in [0, 1, 0x8000_0000, 0xffff_ffff] {
+            for (request, expected) in
+                [(0x5412, DENY), (0x541c, DENY), (0x5413, ALLOW), (0x5411, ALLOW), (0, ALLOW)]
+            {
+                let arguments = [u64::MAX, high << 32 | request, u64::MAX, 0, 0, 0];
+                let decided = decide_with(&filter, NATIVE, ioctl, arguments);
+                assert_eq!(decided, expected, "{high:#x} {request:#x}");
+                assert_eq!(decide_with(&filter, NATIVE, ioctl + 1, arguments), ALLOW);
+                assert_eq!(decide_with(&filter, I386, ioctl, arguments), KILL);
+            }
+        }
+    }
+
     #[test]
     fn each_number_of_each_architecture_is_decided_as_the_policy_means() {
         let policy = Seccomp {
             deny: vec!["ptrace".into(), "io_uring_setup".into()],
             deny_new_tasks: true,
             deny_inet_sockets: true,
+            ..Seccomp::default()
         };
         let denied = policy.numbers().unwrap();
         assert!(denied.contains(&libc::SYS_clone3) && denied.contains(&libc::SYS_socket));
-        let filter = compile(&denied).unwrap();
+        let filter = compile(&denied, false).unwrap();
         for number in 0..1000 {
             let expected = if denied.contains(&i64::from(number)) { DENY } else { ALLOW };
             assert_eq!(decide(&filter, NATIVE, number), expected, "{number}");
@@ -238,7 +296,7 @@ mod tests {
         const LOAD_ABSOLUTE: u16 = 0x20;
         let policy =
             Seccomp { deny_new_tasks: true, deny_inet_sockets: true, ..Seccomp::default() };
-        let filter = compile(&policy.numbers().unwrap()).unwrap();
+        let filter = compile(&policy.numbers().unwrap(), false).unwrap();
         // Number and architecture are at 0 and 4 of seccomp_data, the arguments from 16 on; and no
         // instruction but a load brings anything into the accumulator.
         for BpfInstruction { code, k, .. } in filter {

@@ -137,6 +137,12 @@ fn a_body_that_is_not_deterministic_or_has_an_unknown_field_is_refused() {
     let unknown = [&[body[0] + 1][..], &body[1..], &[0x71], &[b'z'; 17], &[0]].concat();
     let frame = Frame::encode(2, &unknown).unwrap();
     spoilt(|host| host.plan = Some(frame)).refused("PlanInvalid", "zzzz");
+    // The first field's name as bytes, which serde would take: the key order stays as it is.
+    let mut named = body.clone();
+    assert_eq!(named[1..5], *b"\x63h_a");
+    named[1] = 0x43;
+    let frame = Frame::encode(2, &named).unwrap();
+    spoilt(|host| host.plan = Some(frame)).refused("PlanInvalid", "another form");
     // The same map with its length in two bytes.
     let longer = [&[0xb8, body[0] & 0x1f][..], &body[1..]].concat();
     let frame = Frame::encode(2, &longer).unwrap();

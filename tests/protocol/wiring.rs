@@ -25,6 +25,31 @@ fn step_1_without_a_control_channel_there_is_one_line_on_standard_error() {
     }
 }
 
+fn no_channel_is_the_workloads_or_a_slots() {
+    for fd in ["0", "1", "2"] {
+        let outcome = spoilt(|host| {
+            host.variables.insert("BVISOR_CONTROL_FD", Some(fd.into()));
+        });
+        assert_eq!((outcome.status, outcome.ran), (Some(4), false), "{outcome:?}");
+        assert!(outcome.text.is_empty(), "{outcome:?}");
+        for name in ["BVISOR_LAUNCH_PLAN_FD", "BVISOR_ERROR_FD", "BVISOR_ERROR_READ_FD"] {
+            let outcome = spoilt(|host| {
+                host.variables.insert(name, Some(fd.into()));
+            });
+            outcome.faulted("the workload's");
+        }
+    }
+    // Slot 10 is the highest, so control is 11 and the error pipe 13 and 14.
+    for channel in [11, 12, 13, 14] {
+        let outcome = spoilt(|host| {
+            host.slot(5, DescriptorRole::ReadRoot, "/usr");
+            host.declared(5).slot_index = channel;
+            host.fds.remove(&5);
+        });
+        outcome.faulted("four fds");
+    }
+}
+
 fn step_1_blanks_around_a_number_are_allowed() {
     // Control, plan and error pipe lie above the highest slot, from 11 on.
     let outcome = spoilt(|host| {
@@ -100,6 +125,7 @@ fn standard_fds_that_are_closed_at_the_start_do_no_harm() {
 pub(crate) fn listed() -> Vec<Test> {
     tests![
         step_1_without_a_control_channel_there_is_one_line_on_standard_error: [],
+        no_channel_is_the_workloads_or_a_slots: [],
         step_1_blanks_around_a_number_are_allowed: [],
         step_3_the_other_variables_are_a_fault_by_name: [],
         step_3_an_error_fd_that_the_launchers_own_exec_closed_is_made_up_for: [Need::Mechanism(USERNS)],

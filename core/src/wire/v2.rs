@@ -106,6 +106,12 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<LaunchBody, WireError> {
             exe_slot: wire.target.exe_slot,
         },
     };
+    // A name as a byte string, a null for what is absent: each is deterministic CBOR too, and a plan has
+    // one encoding.
+    if encode(&body)? != bytes {
+        let why = "a name or a value is in another form than the one that it has";
+        return Err(WireError::Shape(why.into()));
+    }
     Ok(body)
 }
 
@@ -324,6 +330,28 @@ mod tests {
         fields.push(("unknown_to_all_of_us".into(), 1.into()));
         let error = decode(&encode_value(&Value::Map(fields))).unwrap_err();
         assert!(error.to_string().contains("unknown_to_all_of_us"), "{error}");
+    }
+
+    #[test]
+    fn a_name_as_bytes_and_a_null_for_what_is_absent_are_rejected() {
+        let mut body = smallest();
+        body.lowering = vec![LoweringEntry {
+            id: "a".into(),
+            version: 1,
+            phase_code: 3,
+            params: Params::of(&BTreeMap::from([("k", 1)])).unwrap(),
+            param_digest: Digest::ZERO,
+            decl_digest: Some(Digest::ZERO),
+            standing: Standing::Scheduled,
+        }];
+        let bytes = encode(&body).unwrap();
+        assert_eq!(bytes[1..5], *b"\x63h_a");
+        let named = [&bytes[..1], &[0x43], &bytes[2..]].concat();
+        let at = bytes.windows(4).position(|it| it == [0xa1, 0x61, b'k', 1]).unwrap();
+        let null = [&bytes[..at], &[0xf6], &bytes[at + 4..]].concat();
+        for bytes in [named, null] {
+            assert!(matches!(decode(&bytes), Err(WireError::Shape(_))), "{bytes:x?}");
+        }
     }
 
     #[test]

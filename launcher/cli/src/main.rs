@@ -5,6 +5,7 @@
 mod mechanisms;
 mod run;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
     }
 }
 
+/// A line on standard error. Where it can't be written, the exit status still says it.
 fn complain(what: &dyn std::fmt::Display) {
-    eprintln!("portcullis: {what}");
+    let _ = writeln!(std::io::stderr(), "portcullis: {what}");
 }

@@ -15,7 +15,7 @@ use clap::{Args, ValueEnum};
 use portcullis::{Command, Error, OpenError, RefusalReason, Report, Stopped};
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{
-    SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2, SIGWINCH,
+    SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2, SIGWINCH,
 };
 use signal_hook::iterator::SignalsInfo;
 use signal_hook::iterator::exfiltrator::WithOrigin;
@@ -108,7 +108,10 @@ impl Run {
             };
         }
         // Before the program runs, so that none is missed.
-        let signals = match SignalsInfo::<WithOrigin>::new(FORWARDED) {
+        // SIGCHLD is among them for a parent's ignoring it to end: children of who ignores it can't be
+        // waited for.
+        let handled = FORWARDED.iter().chain(&[SIGCHLD]);
+        let signals = match SignalsInfo::<WithOrigin>::new(handled) {
             Ok(signals) => signals,
             Err(error) => {
                 complain(&format_args!("handling signals: {error}"));
@@ -150,6 +153,7 @@ impl Run {
             command.write(root);
         }
         command.scope_where_supported();
+        command.no_terminal_injection();
         if self.no_network {
             command.no_network();
         }
@@ -227,7 +231,9 @@ impl Run {
             Format::Json => serde_json::to_string_pretty(report).unwrap_or_default() + "\n",
         };
         match &self.report_file {
-            None => eprint!("{text}"),
+            None => {
+                let _ = io::stderr().write_all(text.as_bytes());
+            }
             Some(file) => {
                 if let Err(error) = fs::write(file, text) {
                     complain(&format_args!("--report-file {}: {error}", file.display()));
@@ -296,6 +302,9 @@ const FORWARDED: &[i32] =
 fn forward(mut signals: SignalsInfo<WithOrigin>, launcher: u32) {
     thread::spawn(move || {
         for Origin { signal, cause, .. } in signals.forever() {
+            if signal == SIGCHLD {
+                continue;
+            }
             let pid = i32::try_from(launcher).ok().and_then(Pid::from_raw);
             if let (Cause::Sent(_), Some(pid), Some(signal)) =
                 (cause, pid, Signal::from_named_raw(signal))

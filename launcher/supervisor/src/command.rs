@@ -218,10 +218,23 @@ impl Command {
 
     /// Denies the network: a user namespace of its own with an empty network namespace, in which
     /// the program is uid 0 without being so outside, and a filter that answers `EPERM` to
-    /// [socket(2)](https://man7.org/linux/man-pages/man2/socket.2.html) of every family.
+    /// [socket(2)](https://man7.org/linux/man-pages/man2/socket.2.html) of every family and to
+    /// [io_uring_setup(2)](https://man7.org/linux/man-pages/man2/io_uring_setup.2.html), which would make
+    /// sockets that no filter sees. Pairs of sockets, which reach nothing outside, are left.
     pub fn no_network(&mut self) -> &mut Self {
         self.namespaces = true;
-        self.seccomp.get_or_insert_default().deny_inet_sockets = true;
+        let policy = self.seccomp.get_or_insert_default();
+        policy.deny_inet_sockets = true;
+        // Its operations make and connect sockets without the calls that a filter sees.
+        policy.deny.push("io_uring_setup".into());
+        self
+    }
+
+    /// Denies typing into the terminal: the ioctls `TIOCSTI` and `TIOCLINUX` are answered `EPERM`. What a
+    /// program types there, its caller's shell would run when it has ended. For programs that share a
+    /// terminal with somebody.
+    pub fn no_terminal_injection(&mut self) -> &mut Self {
+        self.seccomp.get_or_insert_default().deny_terminal_injection = true;
         self
     }
 
@@ -334,8 +347,9 @@ impl Command {
     pub fn explain(&mut self) -> Result<String, Error> {
         let launcher = Launcher::choose(self.launcher.as_deref())?;
         let plan = self.plan()?;
+        let _directory = self.directory.as_deref().map(open_directory).transpose()?;
         let (wires, _ours) = Wires::new(&plan)?;
-        ask(&launcher, "--explain", wires.placement(&plan))
+        ask(&launcher, "--explain", wires.placement(&plan), self.setup_limit)
     }
 
     fn plan(&self) -> Result<Plan, Error> {
@@ -361,10 +375,7 @@ impl Command {
     fn start(&mut self, defaults: &[Stdio; 3]) -> Result<Child, Error> {
         let launcher = Launcher::choose(self.launcher.as_deref())?;
         let plan = self.plan()?;
-        let directory = match &self.directory {
-            Some(path) => Some(open_directory(path)?),
-            None => None,
-        };
+        let directory = self.directory.as_deref().map(open_directory).transpose()?;
         let (wires, control) = Wires::new(&plan)?;
         let mut with = wires.placement(&plan);
         let mut pipes = Pipes::default();

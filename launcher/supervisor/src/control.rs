@@ -44,10 +44,11 @@ impl Control {
         &mut self,
         limit: Duration,
     ) -> Result<Option<LauncherState>, Error> {
-        let deadline = Instant::now() + limit;
+        // A limit beyond what the clock counts is none.
+        let deadline = Instant::now().checked_add(limit);
         while self.transcript.terminal().is_none() && !self.ended {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if !self.wait(Some(left))? {
+            let left = deadline.map(|it| it.saturating_duration_since(Instant::now()));
+            if !self.wait(left)? {
                 return Err(Error::TimedOut { seconds: limit.as_secs() });
             }
             self.read()?;

@@ -6,10 +6,13 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use portcullis_core::program::{FdArg, Op};
+use rustix::process::{Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
+use crate::control::wait_for;
 use crate::spawn::{Placement, place};
 use crate::{Error, Report};
 
@@ -201,7 +204,8 @@ impl MechanismInfo {
 /// [`Error::Launcher`] where it can't be run, [`Error::Answer`] where it does not answer.
 pub fn mechanisms(launcher: Option<&Path>) -> Result<Vec<MechanismInfo>, Error> {
     let launcher = Launcher::choose(launcher)?;
-    let answer = ask(&launcher, "--mechanisms", Placement::default())?;
+    let limit = Duration::from_secs(30);
+    let answer = ask(&launcher, "--mechanisms", Placement::default(), limit)?;
     serde_json::from_str(&answer).map_err(|error| Error::Answer(error.to_string()))
 }
 
@@ -210,6 +214,7 @@ pub(crate) fn ask(
     launcher: &Launcher,
     question: &str,
     mut with: Placement,
+    limit: Duration,
 ) -> Result<String, Error> {
     let [(out, out_end), (err, err_end)] = [crate::spawn::pipe()?, crate::spawn::pipe()?];
     let null =
@@ -219,19 +224,32 @@ pub(crate) fn ask(
     with.fds.extend(fds.map(|(fd, target)| (fd.as_raw_fd(), target)));
     let mut process = place(launcher, &[question], &with)?;
     drop((out_end, err_end));
+    let answered =
+        wait_for(&out, Some(limit)).map_err(Error::system("waiting for the launcher"))?;
+    if !answered {
+        let _ = kill_process(process.pid(), Signal::KILL);
+        let _ = process.wait();
+        return Err(Error::TimedOut { seconds: limit.as_secs() });
+    }
     // One after the other is enough: what a launcher says of an error is less than a pipe holds.
-    let mut answer = String::new();
+    let (mut answer, mut complaint) = (String::new(), String::new());
     let read = File::from(out).read_to_string(&mut answer);
-    let mut complaint = String::new();
     let read = read.and_then(|_| File::from(err).read_to_string(&mut complaint));
-    let status = process.wait().map_err(Error::system("waiting for the launcher"))?;
+    let status = match process.wait() {
+        Ok(status) => status.exit_status(),
+        // Who ignores SIGCHLD is not told; one that has nothing to complain of did well.
+        Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {
+            complaint.is_empty().then_some(0)
+        }
+        Err(error) => return Err(Error::system("waiting for the launcher")(error)),
+    };
     read.map_err(Error::system("reading the launcher's answer"))?;
-    if status.exit_status() == Some(0) {
+    if status == Some(0) {
         return Ok(answer);
     }
     let complaint = complaint.trim();
     let complaint = complaint.strip_prefix("portcullis-launcher: ").unwrap_or(complaint);
-    match status.exit_status() {
+    match status {
         Some(3) => Err(refused(complaint)),
         Some(4) => Err(Error::Faulted { what: complaint.into(), report: Box::default() }),
         _ => Err(Error::Answer(format!("{question} ended with {status:?}: {complaint}"))),

@@ -50,15 +50,15 @@ impl Report {
         let text = |name| transcript.text(name).unwrap_or_default().to_owned();
         let stopped = match transcript.terminal() {
             Some(LauncherState::SetupRefused) => {
-                let reason = transcript.value("refusal").and_then(|name| name.parse().ok());
+                let reason = found(&transcript, "refusal").and_then(|name| name.parse().ok());
                 // A launcher that refuses and gives no name that is known has said as much.
                 let reason = reason.unwrap_or(RefusalReason::PlanInvalid);
                 Some(Stopped::Refused { reason, detail: text("refusal") })
             }
             Some(LauncherState::SetupFaulted) => Some(Stopped::Faulted {
                 what: text("fault"),
-                errno: transcript.value("errno").and_then(|errno| errno.parse().ok()),
-                owner: transcript.value("failed").map(str::to_owned),
+                errno: found(&transcript, "child errno").and_then(|errno| errno.parse().ok()),
+                owner: found(&transcript, "failed").map(str::to_owned),
             }),
             _ => None,
         };
@@ -69,12 +69,17 @@ impl Report {
     /// The lowering ids of the mechanisms that were applied: every call of each was made by the
     /// workload's own process and returned what it should.
     pub fn applied(&self) -> impl Iterator<Item = &str> {
-        self.transcript.notes().iter().filter_map(|note| word(note, "applied"))
+        let ran = self.exec_succeeded();
+        self.transcript
+            .notes()
+            .iter()
+            .filter_map(move |note| leading(note, "applied").filter(|_| ran))
     }
 
     /// The workload's pid.
     pub fn pid(&self) -> Option<u32> {
-        self.transcript.value("child_pid")?.parse().ok()
+        let mut notes = self.transcript.notes().iter();
+        notes.find_map(|note| note.strip_prefix("mechanism=clone3 child_pid="))?.parse().ok()
     }
 
     /// Whether the workload was exec'd.
@@ -84,10 +89,19 @@ impl Report {
 }
 
 fn phase(note: &str) -> Option<(PhaseGroup, PhaseResult)> {
-    if let Some(result) = word(note, "confinement") {
+    if let Some(result) = leading(note, "confinement") {
         return Some((PhaseGroup::Confinement, result.parse().ok()?));
     }
-    Some((word(note, "phase")?.parse().ok()?, word(note, "result")?.parse().ok()?))
+    Some((leading(note, "phase")?.parse().ok()?, word(note, "result")?.parse().ok()?))
+}
+
+/// The value of a note that starts with `NAME=`. What stands further on may be a plan's own words.
+fn leading<'n>(note: &'n str, name: &str) -> Option<&'n str> {
+    note.strip_prefix(name)?.strip_prefix('=')?.split(' ').next()
+}
+
+fn found<'t>(transcript: &'t Transcript, name: &str) -> Option<&'t str> {
+    transcript.notes().iter().find_map(|note| leading(note, name))
 }
 
 /// The wait status of `workload exited code=N` and `workload killed signal=N core=BOOL`
@@ -154,6 +168,17 @@ mod tests {
         let owner = Some("linux.exec.v1".to_owned());
         let expected = Stopped::Faulted { what: "it failed".into(), errno: Some(8), owner };
         assert_eq!(report.stopped, Some(expected));
+    }
+
+    #[test]
+    fn what_a_plan_says_of_itself_is_no_fact() {
+        let report = report(
+            "LauncherStarted\n# refusal=MissingPrimitive\n\
+             # refusal: x applied=linux.seccomp.apply.v1 phase=Confinement result=Applied errno=1: unknown\n\
+             # applied=linux.seccomp.apply.v1 calls=1\nSetupRefused\n",
+        );
+        assert_eq!(report.applied().count(), 0);
+        assert!(report.phases.is_empty() && report.pid().is_none());
     }
 
     #[test]
