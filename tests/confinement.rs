@@ -119,20 +119,25 @@ fn a_system_call_is_denied_by_name() {
     assert!(succeeds(&mut shell(&script)) && made.exists());
 }
 
-fn a_call_by_the_32_bit_entry_ends_the_process() {
+fn a_call_by_a_foreign_abi_ends_the_process() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/python/foreign_call.py");
-    let mut control = Command::new("/usr/bin/python3");
-    let control = output(control.arg(script));
-    if !control.status.success() {
-        // A kernel without the entry ends the process by itself: there is nothing to deny.
-        assert!(control.stdout.is_empty());
-        return;
+    let python = |abi: &str| {
+        let mut command = Command::new("/usr/bin/python3");
+        command.args([script, abi]);
+        command
+    };
+    for abi in ["int80", "x32"] {
+        let control = output(&mut python(abi));
+        if !control.status.success() {
+            // A kernel without the 32-bit entry ends the process by itself: there is nothing to deny.
+            assert!(abi == "int80" && control.stdout.is_empty());
+            continue;
+        }
+        let deny = Seccomp { deny: vec!["ptrace".into()], ..Seccomp::default() };
+        let confined = output(python(abi).mechanism(&deny).unwrap());
+        // SIGSYS, before there was anything to print.
+        assert_eq!((confined.status.signal(), confined.stdout.len()), (Some(31), 0), "{abi}");
     }
-    let mut confined = Command::new("/usr/bin/python3");
-    let deny = Seccomp { deny: vec!["ptrace".into()], ..Seccomp::default() };
-    let confined = output(confined.arg(script).mechanism(&deny).unwrap());
-    // SIGSYS.
-    assert_eq!((confined.status.signal(), confined.stdout.len()), (Some(31), 0));
 }
 
 fn a_terminal_is_not_typed_into_and_no_ring_is_made() {
@@ -228,9 +233,11 @@ fn the_workload_is_born_in_its_cgroup() {
         command.mechanism(&Cgroup { path }).unwrap();
     });
     let inside = ends_so(&child);
+    let noted = child.transcript().value("cgroup_placement").map(str::to_owned);
     drop(child);
     fs::remove_dir(&leaf).unwrap();
     assert!(inside);
+    assert_eq!(noted.as_deref(), Some("clone_into_cgroup"));
 }
 
 fn no_fd_reaches_the_workload_but_0_1_and_2() {
@@ -310,7 +317,7 @@ fn main() -> ExitCode {
         signals_are_scoped_to_the_workload: [LANDLOCK, Need::LandlockScopes],
         new_tasks_are_denied: [SECCOMP],
         a_system_call_is_denied_by_name: [SECCOMP],
-        a_call_by_the_32_bit_entry_ends_the_process: [SECCOMP, Need::Python],
+        a_call_by_a_foreign_abi_ends_the_process: [SECCOMP, Need::Python],
         a_terminal_is_not_typed_into_and_no_ring_is_made: [SECCOMP, NETNS, Need::Python],
         the_kernel_says_which_filters_and_bits_are_in_force: [LANDLOCK, SECCOMP],
         the_network_namespace_has_a_loopback_alone_that_is_down: [NETNS, SECCOMP],
