@@ -64,10 +64,11 @@ pub(crate) fn run(purpose: Purpose) -> u8 {
     // is gone is an error to tell, not a signal to die of; and what is sent to the launcher before its
     // child is there, reaches the child.
     std::panic::set_hook(Box::new(|_| {}));
-    process::hold_signals();
     let mut transcript = TranscriptWriter::new(control);
     transcript.state(LauncherState::LauncherStarted);
-    let status = match launch(&mut transcript, purpose) {
+    let held =
+        process::hold_signals().map_err(|error| Stop::fault(format!("blocking signals: {error}")));
+    let status = match held.and_then(|()| launch(&mut transcript, purpose)) {
         Ok(child) => {
             observe(&mut transcript, child.as_ref());
             0

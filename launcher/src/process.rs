@@ -9,7 +9,7 @@ use std::os::fd::RawFd;
 use portcullis_child::CloneOptions;
 use portcullis_core::program::Program;
 use rustix::fs::{Mode, OFlags, open};
-use rustix::io::{read, retry_on_intr};
+use rustix::io::{Errno, read};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, waitpid};
 
 use crate::assembly::Assembly;
@@ -50,14 +50,14 @@ pub enum Progress {
 ///
 /// # Errors
 ///
-/// Those of clone3.
+/// Those of clone3, and of blocking signals.
 pub fn spawn(
     program: Program,
     report_fd: Option<RawFd>,
     options: CloneOptions,
 ) -> io::Result<Child> {
     let assembly = Assembly::new(program, std::process::id());
-    let _blocked = sys::block_signals();
+    let _blocked = sys::block_signals()?;
     let spawned = Spawned::new(assembly, report_fd.unwrap_or(-1), options)?;
     Ok(Child { spawned, settled: false })
 }
@@ -126,6 +126,18 @@ impl Drop for Child {
     }
 }
 
+/// Makes a call that comes after the exec, and so must not fail for what would pass: by then the workload
+/// runs, and a launch that faults can only end it.
+pub(crate) fn insist<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    const TRIES: usize = 4;
+    for _ in 1..TRIES {
+        if let Ok(value) = call() {
+            return Ok(value);
+        }
+    }
+    call()
+}
+
 /// Whether a child, whose end of the error pipe is closed, has exec'd: `PF_FORKNOEXEC` in the ninth field of
 /// [proc_pid_stat(5)](https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html). An exec clears the flag
 /// before it closes what is close-on-exec; a child that a signal ended first closes the pipe as well, some
@@ -134,8 +146,10 @@ pub(crate) fn has_exec_ed(pid: Pid) -> bool {
     const PF_FORKNOEXEC: u64 = 0x40;
     let mut buffer = [0; 1024];
     let path = format!("/proc/{}/stat", pid.as_raw_pid());
-    let read = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .and_then(|stat| retry_on_intr(|| read(&stat, &mut buffer)));
+    let read = insist(|| {
+        let stat = open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        read(&stat, &mut buffer)
+    });
     let Ok(length) = read else { return false };
     let stat = String::from_utf8_lossy(&buffer[..length]);
     // The second field, the name, is in parentheses and may hold both those and blanks.
@@ -152,7 +166,7 @@ pub fn wait(pid: Pid) -> io::Result<WaitStatus> {
     loop {
         match waitpid(Some(pid), WaitOptions::empty()) {
             Ok(Some((_, status))) => return Ok(status),
-            Ok(None) | Err(rustix::io::Errno::INTR) => {}
+            Ok(None) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }
     }
@@ -160,8 +174,9 @@ pub fn wait(pid: Pid) -> io::Result<WaitStatus> {
 
 /// Makes every signal wait until it is asked for, from here to the end of this process. To be called
 /// before the child is made whose SIGCHLD must not be missed.
-pub(crate) fn hold_signals() {
-    std::mem::forget(sys::block_signals());
+pub(crate) fn hold_signals() -> io::Result<()> {
+    std::mem::forget(sys::block_signals()?);
+    Ok(())
 }
 
 /// Waits for the end of a child of this single-threaded process, and hands on to it each signal that
@@ -186,7 +201,7 @@ fn reap(pid: Pid) -> io::Result<Option<WaitStatus>> {
     loop {
         match waitpid(Some(pid), WaitOptions::NOHANG) {
             Ok(ended) => return Ok(ended.map(|(_, status)| status)),
-            Err(rustix::io::Errno::CHILD) => return Err(rustix::io::Errno::CHILD.into()),
+            Err(Errno::CHILD) => return Err(Errno::CHILD.into()),
             Err(_) => {}
         }
     }
@@ -253,6 +268,6 @@ mod tests {
         let pid = child.pid();
         drop(child);
         let again = waitpid(Some(pid), WaitOptions::NOHANG);
-        assert_eq!(again.unwrap_err(), rustix::io::Errno::CHILD);
+        assert_eq!(again.unwrap_err(), Errno::CHILD);
     }
 }

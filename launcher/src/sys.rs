@@ -53,29 +53,30 @@ const ALL_SIGNALS: SignalSet = SignalSet::MAX;
 pub(crate) struct SignalMask(SignalSet);
 
 /// Blocks every signal of this thread that can be blocked.
-pub(crate) fn block_signals() -> SignalMask {
-    SignalMask(set_signal_mask(ALL_SIGNALS))
+pub(crate) fn block_signals() -> io::Result<SignalMask> {
+    set_signal_mask(ALL_SIGNALS).map(SignalMask)
 }
 
 impl Drop for SignalMask {
     fn drop(&mut self) {
-        set_signal_mask(self.0);
+        // It was set before by the same call.
+        let _ = set_signal_mask(self.0);
     }
 }
 
-fn set_signal_mask(mask: SignalSet) -> SignalSet {
+fn set_signal_mask(mask: SignalSet) -> io::Result<SignalSet> {
     let mut old: SignalSet = 0;
     // SAFETY: both sets live through the call and are as long as it is told.
-    unsafe {
+    let result = unsafe {
         libc::syscall(
             libc::SYS_rt_sigprocmask,
             libc::SIG_SETMASK,
             &raw const mask,
             &raw mut old,
             SIGNAL_SET_LEN,
-        );
-    }
-    old
+        )
+    };
+    if result == 0 { Ok(old) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Lets this process wait for its children: one that inherited an ignored SIGCHLD has none to wait

@@ -11,6 +11,7 @@ use rustix::fs::{SealFlags, fcntl_get_seals};
 use rustix::io::{Errno, FdFlags, fcntl_setfd, read, retry_on_intr};
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use crate::process::insist;
 use crate::sys;
 
 const CONTROL: &str = "BVISOR_CONTROL_FD";
@@ -156,7 +157,7 @@ pub(crate) fn read_errors(pipe: &OwnedFd) -> Result<Vec<u8>, Errno> {
     let mut bytes = Vec::new();
     let mut chunk = [0; portcullis_child::Failure::LEN];
     loop {
-        match retry_on_intr(|| read(pipe, &mut chunk))? {
+        match insist(|| read(pipe, &mut chunk))? {
             0 => return Ok(bytes),
             length => bytes.extend_from_slice(&chunk[..length]),
         }
