@@ -92,11 +92,12 @@ fn launch<W: Write>(
 
     // 3. The plan.
     let stage = info_span!("plan").entered();
-    let Channels { plan, error, error_read } = wiring::channels()?;
-    if wiring::may_block(plan) {
+    let Channels { plan, error, error_read, numbers } = wiring::channels()?;
+    let seals = wiring::seals(plan);
+    if seals.is_none() {
         flush(transcript)?;
     }
-    let bytes = wiring::read_plan(plan)?;
+    let bytes = wiring::read_plan(plan, seals)?;
     let plan = LaunchPlan::decode(&bytes).map_err(|error| invalid(&error))?;
     let body = plan.body();
 
@@ -118,7 +119,8 @@ fn launch<W: Write>(
 
     // 7. Every declared fd is there and is what it is declared as.
     let stage = info_span!("handles").entered();
-    let slots = table.slots().iter().copied().map(open_slot).collect::<Result<Vec<_>, Stop>>()?;
+    let slots = table.slots().iter().map(|slot| open_slot(*slot, &numbers));
+    let slots = slots.collect::<Result<Vec<_>, Stop>>()?;
     transcript.state(LauncherState::HandlesVerified);
     drop(stage);
 
@@ -324,11 +326,12 @@ fn flush<W: Write>(transcript: &mut TranscriptWriter<W>) -> Result<(), Stop> {
 }
 
 /// The fd at a slot, seen to be of the declared shape.
-fn open_slot(slot: DescriptorSlot) -> Result<OpenSlot<'static>, Stop> {
+fn open_slot(slot: DescriptorSlot, channels: &[RawFd]) -> Result<OpenSlot<'static>, Stop> {
     let index = slot.slot_index;
     let fault = |what: String| Stop::fault(format!("slot {index} ({:?}): {what}", slot.role));
     // A mechanism would keep it open, for the workload to write to.
-    if wiring::is_channel(index) && slot.role != DescriptorRole::ControlChannel {
+    let is_channel = channels.iter().any(|fd| u32::try_from(*fd) == Ok(index));
+    if is_channel && slot.role != DescriptorRole::ControlChannel {
         return Err(fault("its number is that of one of the launcher's four fds".into()));
     }
     let fd = RawFd::try_from(index).ok().and_then(sys::inherited);

@@ -144,17 +144,23 @@ pub(crate) fn insist<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T,
 /// time before it can be waited for, and has the flag to its end. What can't be read proves no exec.
 pub(crate) fn has_exec_ed(pid: Pid) -> bool {
     const PF_FORKNOEXEC: u64 = 0x40;
+    stat_field(pid, 9).is_some_and(|flags| flags & PF_FORKNOEXEC == 0)
+}
+
+/// A number of `/proc/PID/stat`, by its place in
+/// [proc_pid_stat(5)](https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html), from the fourth on;
+/// `None` where it can't be read.
+pub fn stat_field(pid: Pid, place: usize) -> Option<u64> {
     let mut buffer = [0; 1024];
     let path = format!("/proc/{}/stat", pid.as_raw_pid());
     let read = insist(|| {
         let stat = open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         read(&stat, &mut buffer)
     });
-    let Ok(length) = read else { return false };
-    let stat = String::from_utf8_lossy(&buffer[..length]);
+    let stat = String::from_utf8_lossy(&buffer[..read.ok()?]);
     // The second field, the name, is in parentheses and may hold both those and blanks.
-    let flags = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(6)?.parse().ok());
-    flags.is_some_and(|flags: u64| flags & PF_FORKNOEXEC == 0)
+    let (_, from_third) = stat.rsplit_once(") ")?;
+    from_third.split(' ').nth(place.checked_sub(3)?)?.parse().ok()
 }
 
 /// Waits for the end of a child of this process.

@@ -40,12 +40,7 @@ impl Write for Control {
 ///
 /// What is wrong with its variable.
 pub(crate) fn control() -> Result<Control, String> {
-    let fd = named(CONTROL)?;
-    // The workload would have it too, and could write to it.
-    if fd.as_raw_fd() <= 2 {
-        return Err(format!("{CONTROL} is {}, and 0, 1 and 2 are the workload's", fd.as_raw_fd()));
-    }
-    Ok(Control(fd))
+    named(CONTROL).map(Control)
 }
 
 /// The channels of a launch.
@@ -56,6 +51,8 @@ pub(crate) struct Channels {
     pub(crate) error: OwnedFd,
     /// The end that the launcher reads.
     pub(crate) error_read: OwnedFd,
+    /// The numbers of all four, as they were named: the launcher's own, at which no slot may be.
+    pub(crate) numbers: [RawFd; 4],
 }
 
 /// The other three.
@@ -69,12 +66,9 @@ pub(crate) fn channels() -> Result<Channels, Fault> {
     let error_read = named(ERROR_READ).map_err(fault)?.as_raw_fd();
     let error = number(ERROR).map_err(fault)?;
     let control = number(CONTROL).map_err(fault)?;
-    let others = [plan.as_raw_fd(), error_read, error, control];
-    for (name, fd) in [(PLAN, plan.as_raw_fd()), (ERROR, error), (ERROR_READ, error_read)] {
-        if (0..=2).contains(&fd) {
-            return Err(fault(format!("{name} is {fd}, and 0, 1 and 2 are the workload's")));
-        }
-        if others.iter().filter(|other| **other == fd).count() > 1 {
+    let numbers = [plan.as_raw_fd(), error_read, error, control];
+    for (name, fd) in [(ERROR, error), (ERROR_READ, error_read)] {
+        if numbers.iter().filter(|other| **other == fd).count() > 1 {
             return Err(fault(format!("{name} is {fd}, and so is another of the four fds")));
         }
     }
@@ -85,18 +79,12 @@ pub(crate) fn channels() -> Result<Channels, Fault> {
         // it. The pipe is between the launcher and its child; one of the launcher's own does as well.
         let (error_read, error) = pipe_with(PipeFlags::CLOEXEC)
             .map_err(|errno| fault(format!("making an error pipe: {errno}")))?;
-        return Ok(Channels { plan, error, error_read });
+        return Ok(Channels { plan, error, error_read, numbers });
     };
     // So that the exec shows as end of file. It is inherited, so the supervisor could not set it.
     fcntl_setfd(&error, FdFlags::CLOEXEC)
         .map_err(|errno| fault(format!("setting close-on-exec of {ERROR}: {errno}")))?;
-    Ok(Channels { plan, error, error_read })
-}
-
-/// Whether a slot is at the number of a channel, which is the launcher's own.
-pub(crate) fn is_channel(slot_index: u32) -> bool {
-    let numbers = [CONTROL, PLAN, ERROR, ERROR_READ].map(number);
-    numbers.into_iter().flatten().any(|fd| u32::try_from(fd) == Ok(slot_index))
+    Ok(Channels { plan, error, error_read, numbers })
 }
 
 fn named(variable: &str) -> Result<BorrowedFd<'static>, String> {
@@ -108,28 +96,31 @@ fn number(variable: &str) -> Result<RawFd, String> {
     let value = env::var_os(variable)
         .ok_or_else(|| format!("{variable} is not set; a supervisor sets it, see --help"))?;
     let number = value.to_str().and_then(|text| text.trim().parse::<RawFd>().ok());
-    number.ok_or_else(|| format!("{variable} is {value:?}, which is no fd number"))
+    let number = number.ok_or_else(|| format!("{variable} is {value:?}, which is no fd number"))?;
+    // The workload would have it too, and could write to it.
+    if (0..=2).contains(&number) {
+        return Err(format!("{variable} is {number}, and 0, 1 and 2 are the workload's"));
+    }
+    Ok(number)
 }
 
-/// Whether reading the plan can block: it is no memfd.
-pub(crate) fn may_block(plan: BorrowedFd<'_>) -> bool {
-    fcntl_get_seals(plan).is_err()
+/// The seals of the plan's memfd; `None` where it is none, so that reading it may block.
+pub(crate) fn seals(plan: BorrowedFd<'_>) -> Option<SealFlags> {
+    fcntl_get_seals(plan).ok()
 }
 
-/// Reads the plan to its end.
+/// Reads the plan, which has these [seals], to its end.
 ///
 /// # Errors
 ///
 /// A refusal, `PlanInvalid`, where it is longer than any plan or a memfd without its seals; a fault
 /// where it can't be read.
-pub(crate) fn read_plan(plan: BorrowedFd<'_>) -> Result<Vec<u8>, Stop> {
+pub(crate) fn read_plan(plan: BorrowedFd<'_>, seals: Option<SealFlags>) -> Result<Vec<u8>, Stop> {
     // What can't be sealed (a pipe, a file of a disk) is read once, and so can't change either.
     let needed = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
-    if let Ok(seals) = fcntl_get_seals(plan) {
-        if !seals.contains(needed) {
-            let detail = "the plan's memfd is not sealed against shrinking, growing and writing";
-            return Err(Stop::refuse(RefusalReason::PlanInvalid, detail));
-        }
+    if seals.is_some_and(|seals| !seals.contains(needed)) {
+        let detail = "the plan's memfd is not sealed against shrinking, growing and writing";
+        return Err(Stop::refuse(RefusalReason::PlanInvalid, detail));
     }
     let mut bytes = Vec::with_capacity(8192);
     loop {

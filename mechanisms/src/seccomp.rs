@@ -86,7 +86,18 @@ impl Seccomp {
         }
         Ok(numbers)
     }
+
+    /// Everything that is denied: a call without a rule always, one with rules where one of them fits.
+    fn rules(&self) -> Result<Rules, String> {
+        let mut rules: Rules = self.numbers()?.into_iter().map(|it| (it, vec![])).collect();
+        if self.deny_terminal_injection && !rules.contains_key(&libc::SYS_ioctl) {
+            rules.insert(libc::SYS_ioctl, terminal_rules().map_err(|error| error.to_string())?);
+        }
+        Ok(rules)
+    }
 }
+
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// What the child itself calls after the last filter is installed.
 const OWN_CALLS: &[(&str, i64)] = &[
@@ -106,8 +117,7 @@ impl Mechanism for Apply {
 
     fn open(&self, policy: &Params, _: &mut Opening) -> Result<Params, OpenError> {
         let policy: Seccomp = policy.parse()?;
-        let numbers = policy.numbers().map_err(OpenError::Unusable)?;
-        if numbers.is_empty() && !policy.deny_terminal_injection {
+        if policy.rules().map_err(OpenError::Unusable)?.is_empty() {
             return Err(OpenError::Unusable("the seccomp policy denies nothing".into()));
         }
         Ok(Params::of(&policy)?)
@@ -116,12 +126,12 @@ impl Mechanism for Apply {
     fn lower(&self, params: &Params, launch: &mut Lowering<'_>) -> Result<(), Stop> {
         let missing = |why: String| Stop::refuse(RefusalReason::MissingPrimitive, why);
         let wire: Seccomp = params.parse()?;
-        let numbers = wire.numbers().map_err(missing)?;
-        if numbers.is_empty() && !wire.deny_terminal_injection {
+        let rules = wire.rules().map_err(missing)?;
+        if rules.is_empty() {
             return Err(missing(format!("{ID} is scheduled, and it denies nothing")));
         }
         for (name, number) in OWN_CALLS {
-            if numbers.contains(number) {
+            if rules.contains_key(number) {
                 let detail = format!(
                     "{name} is denied, and the launch itself makes that call after the filter is \
                      installed"
@@ -129,7 +139,7 @@ impl Mechanism for Apply {
                 return Err(Stop::refuse(RefusalReason::PlanInvalid, detail));
             }
         }
-        let filter = compile(&numbers, wire.deny_terminal_injection).map_err(missing)?;
+        let filter = compile(rules).map_err(missing)?;
         launch.push_once(Op::no_new_privs());
         launch.push(Op::seccomp_set_filter(filter));
         launch.note(NoteTime::Created, "seccomp=denylist_installed mode=filter");
@@ -148,13 +158,9 @@ impl Mechanism for Apply {
     }
 }
 
-/// Compiles the denial of these numbers, and of what types into terminals.
-fn compile(numbers: &[i64], terminals: bool) -> Result<Vec<BpfInstruction>, String> {
+/// Compiles the denials.
+fn compile(rules: Rules) -> Result<Vec<BpfInstruction>, String> {
     let architecture = TargetArch::try_from(std::env::consts::ARCH).map_err(|e| e.to_string())?;
-    let mut rules = numbers.iter().map(|number| (*number, vec![])).collect::<BTreeMap<_, _>>();
-    if terminals && !rules.contains_key(&libc::SYS_ioctl) {
-        rules.insert(libc::SYS_ioctl, terminal_rules().map_err(|error| error.to_string())?);
-    }
     let deny = SeccompAction::Errno(libc::EPERM.unsigned_abs());
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, deny, architecture)
         .map_err(|error| error.to_string())?;
@@ -255,7 +261,8 @@ mod tests {
 
     #[test]
     fn typing_into_a_terminal_is_denied_whatever_is_in_the_high_bits() {
-        let filter = compile(&[], true).unwrap();
+        let policy = Seccomp { deny_terminal_injection: true, ..Seccomp::default() };
+        let filter = compile(policy.rules().unwrap()).unwrap();
         let ioctl = u32::try_from(libc::SYS_ioctl).unwrap();
         for high in [0, 1, 0x8000_0000, 0xffff_ffff] {
             for (request, expected) in
@@ -280,7 +287,7 @@ mod tests {
         };
         let denied = policy.numbers().unwrap();
         assert!(denied.contains(&libc::SYS_clone3) && denied.contains(&libc::SYS_socket));
-        let filter = compile(&denied, false).unwrap();
+        let filter = compile(policy.rules().unwrap()).unwrap();
         for number in 0..1000 {
             let expected = if denied.contains(&i64::from(number)) { DENY } else { ALLOW };
             assert_eq!(decide(&filter, NATIVE, number), expected, "{number}");
@@ -296,7 +303,7 @@ mod tests {
         const LOAD_ABSOLUTE: u16 = 0x20;
         let policy =
             Seccomp { deny_new_tasks: true, deny_inet_sockets: true, ..Seccomp::default() };
-        let filter = compile(&policy.numbers().unwrap(), false).unwrap();
+        let filter = compile(policy.rules().unwrap()).unwrap();
         // Number and architecture are at 0 and 4 of seccomp_data, the arguments from 16 on; and no
         // instruction but a load brings anything into the accumulator.
         for BpfInstruction { code, k, .. } in filter {

@@ -50,7 +50,6 @@ pub struct Child {
     pub stderr: Option<ChildStderr>,
     launcher: Launcher,
     control: Control,
-    status: Option<ExitStatus>,
 }
 
 /// What a program came to, and what it wrote.
@@ -84,7 +83,7 @@ impl Child {
     ) -> Result<Self, Error> {
         let Pipes { stdin, stdout, stderr } = pipes;
         let launcher = Launcher { pid: launcher, ended: None, detached: false };
-        let mut child = Self { stdin, stdout, stderr, launcher, control, status: None };
+        let mut child = Self { stdin, stdout, stderr, launcher, control };
         match child.control.read_to_terminal(limit)? {
             Some(LauncherState::ExecSucceeded) => Ok(child),
             Some(_) => Err(child.stopped()?),
@@ -205,12 +204,8 @@ impl Child {
     }
 
     fn finish(&mut self) -> Result<ExitStatus, Error> {
-        if let Some(status) = self.status {
-            return Ok(status);
-        }
         let Some(status) = self.report().status else { return Err(self.launcher_ended()?) };
         self.launcher.reap().map_err(Error::system("waiting for the launcher"))?;
-        self.status = Some(status);
         Ok(status)
     }
 
@@ -239,7 +234,7 @@ impl Child {
         let Some(pid) = pid else { return false };
         let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
         // The number may be another's by now. The launcher has one child, so its child this is.
-        if parent_of(pid) != Some(self.launcher.pid) {
+        if process::stat_field(pid, 4) != Some(self.launcher_id().into()) {
             return false;
         }
         pidfd_send_signal(&pidfd, Signal::KILL).is_ok()
@@ -304,12 +299,4 @@ fn read_some(fd: &OwnedFd, into: &mut Vec<u8>) -> Result<bool, Errno> {
     into.reserve(32 << 10);
     let length = retry_on_intr(|| read(fd, rustix::buffer::spare_capacity(into)))?;
     Ok(length > 0)
-}
-
-/// The parent of a process, by the fourth field of
-/// [proc_pid_stat(5)](https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html).
-fn parent_of(pid: Pid) -> Option<Pid> {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
-    let (_, rest) = stat.rsplit_once(") ")?;
-    Pid::from_raw(rest.split(' ').nth(1)?.parse().ok()?)
 }

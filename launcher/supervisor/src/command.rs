@@ -15,14 +15,14 @@ use portcullis_mechanisms::landlock::{self, Landlock};
 use portcullis_mechanisms::netns::NetworkNamespace;
 use portcullis_mechanisms::seccomp::Seccomp;
 use portcullis_mechanisms::userns::UserNamespace;
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{MemfdFlags, Mode, OFlags, open};
 
 use crate::child::{Child, Output, Pipes};
 use crate::control::Control;
 use crate::error::Error;
 use crate::launcher::{Launcher, ask};
 use crate::plan::{Draft, Plan, Request};
-use crate::spawn::{Placement, pipe, place, seal};
+use crate::spawn::{Placement, pipe, place, sealed};
 
 /// Where the program's standard input comes from, or its output goes.
 #[derive(Debug)]
@@ -430,7 +430,9 @@ impl Wires {
     fn new(plan: &Plan) -> Result<(Self, OwnedFd), Error> {
         let (ours, control) = pipe()?;
         let (error_read, error) = pipe()?;
-        Ok((Self { control, plan: seal(&plan.frame)?, error, error_read }, ours))
+        let plan = sealed("plan", MemfdFlags::NOEXEC_SEAL, &plan.frame)
+            .map_err(Error::system("sealing the plan in a memfd"))?;
+        Ok((Self { control, plan, error, error_read }, ours))
     }
 
     /// Every fd of the plan in its slot, and the channels above them.

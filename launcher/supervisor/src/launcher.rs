@@ -102,8 +102,9 @@ mod bundled {
     use std::os::fd::OwnedFd;
     use std::sync::OnceLock;
 
-    use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
-    use rustix::io::{Errno, retry_on_intr, write};
+    use rustix::fs::MemfdFlags;
+
+    use crate::spawn::sealed;
 
     pub(super) static IMAGE: &[u8] = include_bytes!(env!("PORTCULLIS_BUNDLED_LAUNCHER"));
     static MEMFD: OnceLock<OwnedFd> = OnceLock::new();
@@ -113,29 +114,9 @@ mod bundled {
         if let Some(fd) = MEMFD.get() {
             return Ok(fd);
         }
-        let fd = make()?;
+        let fd = sealed("portcullis-launcher", MemfdFlags::EXEC, IMAGE)?;
         // Another thread may have been faster, and its fd is as good.
         Ok(MEMFD.get_or_init(|| fd))
-    }
-
-    fn make() -> io::Result<OwnedFd> {
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let name = "portcullis-launcher";
-        // Linux 6.3 wants to be told that a memfd is for executing; before it, the flag is unknown.
-        let fd = match memfd_create(name, flags | MemfdFlags::EXEC) {
-            Err(Errno::INVAL) => memfd_create(name, flags)?,
-            result => result?,
-        };
-        let mut rest = IMAGE;
-        while !rest.is_empty() {
-            let written = retry_on_intr(|| write(&fd, rest))?;
-            rest = &rest[written..];
-        }
-        fcntl_add_seals(
-            &fd,
-            SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE,
-        )?;
-        Ok(fd)
     }
 }
 

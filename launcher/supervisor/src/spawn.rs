@@ -8,7 +8,7 @@ use portcullis_child::CloneOptions;
 use portcullis_core::program::{FdArg, Op, Program};
 use portcullis_launcher::process::{self, Child as Process, Progress};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
-use rustix::io::{pwrite, retry_on_intr};
+use rustix::io::{Errno, pwrite, retry_on_intr};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
 
@@ -101,21 +101,20 @@ pub(crate) fn pipe() -> Result<(OwnedFd, OwnedFd), Error> {
     pipe_with(PipeFlags::CLOEXEC).map_err(Error::system("making a pipe"))
 }
 
-/// The plan, in a memfd that can't change any more.
-pub(crate) fn seal(plan: &[u8]) -> Result<OwnedFd, Error> {
-    let what = "sealing the plan in a memfd";
+/// A memfd that holds `contents` and can't change any more. `purpose` says whether it is to be executed,
+/// which Linux 6.3 wants to be told; before it, the flag is unknown.
+pub(crate) fn sealed(name: &str, purpose: MemfdFlags, contents: &[u8]) -> io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    // Linux 6.3 has a flag for a memfd that is never to be executed.
-    let fd = memfd_create("plan", flags | MemfdFlags::NOEXEC_SEAL)
-        .or_else(|_| memfd_create("plan", flags))
-        .map_err(Error::system(what))?;
-    // By pwrite: the launcher, which shares the offset, reads from where it stands.
+    let fd = match memfd_create(name, flags | purpose) {
+        Err(Errno::INVAL) => memfd_create(name, flags)?,
+        result => result?,
+    };
+    // By pwrite: who is handed the fd shares its offset, and reads from where that stands.
     let mut done = 0;
-    while done < plan.len() {
-        done += retry_on_intr(|| pwrite(&fd, &plan[done..], done as u64))
-            .map_err(Error::system(what))?;
+    while done < contents.len() {
+        done += retry_on_intr(|| pwrite(&fd, &contents[done..], done as u64))?;
     }
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
-    fcntl_add_seals(&fd, seals).map_err(Error::system(what))?;
+    fcntl_add_seals(&fd, seals)?;
     Ok(fd)
 }
