@@ -1,11 +1,14 @@
 //! Lowering: from a schedule's entries to the program of system calls that a child makes.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use crate::descriptor::{DescriptorRole, DescriptorSlot};
 use crate::mechanism::Stop;
 use crate::plan::Target;
 use crate::program::{Op, OpId, Owner, Program};
+use crate::schedule::Schedule;
 use crate::state::RefusalReason;
 
 /// A declared slot whose fd was seen to be what it is declared as.
@@ -37,6 +40,43 @@ pub enum NoteTime {
     Released,
 }
 
+/// What a mechanism has to say beside what it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remark {
+    /// It leaves this open.
+    Residual,
+    /// It was asked for this where the kernel has it, and the kernel does not.
+    Missing,
+}
+
+/// What is to be done when the workload has ended, or the launch has stopped: by the launcher, in the
+/// reverse order of the lowering.
+///
+/// What was not [run](Self::run) is done when this is dropped.
+#[derive(Default)]
+pub struct Teardown(Vec<(Owner, Step)>);
+
+type Step = Box<dyn FnOnce() -> Result<(), String>>;
+
+impl Teardown {
+    /// Does it, and says of each step whose it was and how it went.
+    pub fn run(&mut self) -> Vec<(Owner, Result<(), String>)> {
+        self.0.drain(..).rev().map(|(owner, step)| (owner, step())).collect()
+    }
+}
+
+impl Drop for Teardown {
+    fn drop(&mut self) {
+        self.run();
+    }
+}
+
+impl fmt::Debug for Teardown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(owner, _)| owner)).finish()
+    }
+}
+
 #[derive(Debug)]
 enum Item {
     Op(Owner, Op),
@@ -53,7 +93,10 @@ pub struct Lowering<'a> {
     kept: Vec<RawFd>,
     owned: Vec<OwnedFd>,
     clone: CloneRequest,
-    notes: Vec<(NoteTime, Owner, &'static str)>,
+    notes: Vec<(NoteTime, Owner, Cow<'static, str>)>,
+    remarks: Vec<(Remark, Owner, Cow<'static, str>)>,
+    teardown: Teardown,
+    schedule: Option<&'a Schedule<'a>>,
 }
 
 /// A lowering that is complete.
@@ -64,7 +107,11 @@ pub struct Lowered {
     /// How the child is made.
     pub clone: CloneRequest,
     /// What mechanisms note, when, and whose note it is.
-    pub notes: Vec<(NoteTime, Owner, &'static str)>,
+    pub notes: Vec<(NoteTime, Owner, Cow<'static, str>)>,
+    /// What mechanisms have to say beside, and whose word it is.
+    pub remarks: Vec<(Remark, Owner, Cow<'static, str>)>,
+    /// What is to be done at the end.
+    pub teardown: Teardown,
 }
 
 impl<'a> Lowering<'a> {
@@ -80,7 +127,23 @@ impl<'a> Lowering<'a> {
             owned: Vec::new(),
             clone: CloneRequest::default(),
             notes: Vec::new(),
+            remarks: Vec::new(),
+            teardown: Teardown::default(),
+            schedule: None,
         }
+    }
+
+    /// What else is scheduled: what [`schedules`](Self::schedules) answers from.
+    #[must_use]
+    pub fn within(mut self, schedule: &'a Schedule<'a>) -> Self {
+        self.schedule = Some(schedule);
+        self
+    }
+
+    /// Whether a mechanism of this id is scheduled in this launch.
+    pub fn schedules(&self, id: &str) -> bool {
+        let mut scheduled = self.schedule.iter().flat_map(|schedule| schedule.entries());
+        scheduled.any(|it| it.entry.id == id)
     }
 
     /// From here on, what is pushed is `owner`'s.
@@ -160,8 +223,19 @@ impl<'a> Lowering<'a> {
     }
 
     /// Notes something in the transcript.
-    pub fn note(&mut self, time: NoteTime, text: &'static str) {
-        self.notes.push((time, self.owner, text));
+    pub fn note(&mut self, time: NoteTime, text: impl Into<Cow<'static, str>>) {
+        self.notes.push((time, self.owner, text.into()));
+    }
+
+    /// Says what the mechanism leaves open, or could not do: the report carries it.
+    pub fn remark(&mut self, remark: Remark, text: impl Into<Cow<'static, str>>) {
+        self.remarks.push((remark, self.owner, text.into()));
+    }
+
+    /// Has the launcher do `step` when the workload has ended, or the launch has stopped. An error says
+    /// what could not be done, and is noted.
+    pub fn at_end(&mut self, step: impl FnOnce() -> Result<(), String> + 'static) {
+        self.teardown.0.push((self.owner, Box::new(step)));
     }
 
     /// Whether the child is to wait; known when everything is lowered.
@@ -190,7 +264,13 @@ impl<'a> Lowering<'a> {
             }
         }
         let program = Program { ops, owned: self.owned };
-        Lowered { program, clone: self.clone, notes: self.notes }
+        Lowered {
+            program,
+            clone: self.clone,
+            notes: self.notes,
+            remarks: self.remarks,
+            teardown: self.teardown,
+        }
     }
 }
 

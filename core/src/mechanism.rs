@@ -77,6 +77,35 @@ pub struct Requirement {
     pub note: &'static str,
 }
 
+/// Another mechanism with which this one must not run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Conflict {
+    /// The other's lowering id.
+    pub id: &'static str,
+    /// Why.
+    pub reason: &'static str,
+}
+
+/// What a mechanism does, shown: a shell's script that prints one thing where the mechanism is applied
+/// and another where it is not. The conformance suite runs it, `portcullis doctor` does, and the
+/// reference quotes it.
+///
+/// In the policies and the script, `@folder` stands for a fresh folder that everybody may write to, with
+/// a file `file` in it that holds `42`; `@cgroup` for a fresh cgroup of version 2, whose name starts with
+/// `portcullis-demonstration`. An fd 99 that is not close-on-exec is open where the launcher starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Demonstration {
+    /// What the policy says of the mechanism, in JSON.
+    pub policy: &'static str,
+    /// Ids and policies of what is scheduled with it, in both cases.
+    pub with: &'static [(&'static str, &'static str)],
+    /// What `/bin/sh -c` runs.
+    pub script: &'static str,
+    /// What it prints where the mechanism is applied, without the newline. It prints something else
+    /// where it is not.
+    pub shows: &'static str,
+}
+
 /// What a mechanism declares of itself: constant, and the same in the supervisor and the launcher.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Declaration {
@@ -94,6 +123,8 @@ pub struct Declaration {
     pub repeat: Repeat,
     /// What must be scheduled with it.
     pub requires: &'static [Requirement],
+    /// What must not be scheduled with it.
+    pub conflicts: &'static [Conflict],
     /// One line: what it does.
     pub summary: &'static str,
     /// The oldest kernel that has what it needs.
@@ -104,6 +135,8 @@ pub struct Declaration {
     pub params: &'static str,
     /// An example of what a policy says of it, in JSON.
     pub example: &'static str,
+    /// What it does, shown.
+    pub demonstration: Demonstration,
 }
 
 impl Declaration {
@@ -286,12 +319,35 @@ pub enum Support {
     Yes {
         /// The degree.
         detail: String,
+        /// What it leaves open here that its name might promise, a line each.
+        residual: Vec<&'static str>,
     },
     /// It can't.
     No {
         /// Why, and what would help.
         why: String,
     },
+}
+
+impl Support {
+    /// It can, and leaves nothing open that needs telling.
+    pub fn yes(detail: impl Into<String>) -> Self {
+        Self::Yes { detail: detail.into(), residual: Vec::new() }
+    }
+
+    /// It can't.
+    pub fn no(why: impl Into<String>) -> Self {
+        Self::No { why: why.into() }
+    }
+
+    /// What an attempt says: `detail` where it succeeded, and otherwise why it did not, with `help`.
+    pub fn of(attempt: Result<(), Stop>, detail: &str, help: &str) -> Self {
+        match attempt {
+            Ok(()) => Self::yes(detail),
+            Err(stop) if help.is_empty() => Self::no(stop.to_string()),
+            Err(stop) => Self::no(format!("{stop}; {help}")),
+        }
+    }
 }
 
 /// Where a mechanism tries itself out.

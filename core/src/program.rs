@@ -172,9 +172,7 @@ impl Op {
     /// [prctl(2)](https://man7.org/linux/man-pages/man2/PR_SET_NO_NEW_PRIVS.2const.html): no exec
     /// after it grants a privilege.
     pub fn no_new_privs() -> Self {
-        // The kernel rejects the call unless the arguments that it does not use are zero.
-        let args = vec![int(libc::PR_SET_NO_NEW_PRIVS), int(1), int(0), int(0), int(0)];
-        Self::new("prctl", libc::SYS_prctl, args, Expect::Zero)
+        Self::prctl(libc::PR_SET_NO_NEW_PRIVS, [1, 0, 0, 0])
     }
 
     /// `prctl(PR_SET_PDEATHSIG, signal)` of
@@ -223,18 +221,158 @@ impl Op {
         Self::new("read", libc::SYS_read, args, Expect::Value(length.into()))
     }
 
-    /// [landlock_restrict_self(2)](https://man7.org/linux/man-pages/man2/landlock_restrict_self.2.html).
-    pub fn landlock_restrict_self(ruleset: RawFd) -> Self {
-        let args = vec![Arg::Fd(ruleset), Arg::Int(0)];
+    /// [landlock_restrict_self(2)](https://man7.org/linux/man-pages/man2/landlock_restrict_self.2.html),
+    /// with its `LANDLOCK_RESTRICT_SELF_…` flags.
+    pub fn landlock_restrict_self(ruleset: RawFd, flags: u32) -> Self {
+        let args = vec![Arg::Fd(ruleset), Arg::Int(flags.into())];
         Self::new("landlock_restrict_self", libc::SYS_landlock_restrict_self, args, Expect::Zero)
     }
 
     /// [seccomp(2)](https://man7.org/linux/man-pages/man2/seccomp.2.html) with
-    /// `SECCOMP_SET_MODE_FILTER`.
-    pub fn seccomp_set_filter(filter: Vec<BpfInstruction>) -> Self {
+    /// `SECCOMP_SET_MODE_FILTER`, and its `SECCOMP_FILTER_FLAG_…` flags. (No flag that returns an fd: it
+    /// would be one more that the workload has.)
+    pub fn seccomp_set_filter(filter: Vec<BpfInstruction>, flags: u32) -> Self {
         let mode = Arg::Int(libc::SECCOMP_SET_MODE_FILTER.into());
-        let args = vec![mode, Arg::Int(0), Arg::Filter(filter.into())];
+        let args = vec![mode, Arg::Int(flags.into()), Arg::Filter(filter.into())];
         Self::new("seccomp", libc::SYS_seccomp, args, Expect::Zero)
+    }
+
+    /// [umask(2)](https://man7.org/linux/man-pages/man2/umask.2.html).
+    pub fn umask(mask: u32) -> Self {
+        Self::new("umask", libc::SYS_umask, vec![Arg::Int(mask.into())], Expect::NonNegative)
+    }
+
+    /// [setsid(2)](https://man7.org/linux/man-pages/man2/setsid.2.html): a session of its own, without
+    /// a controlling terminal.
+    pub fn setsid() -> Self {
+        Self::new("setsid", libc::SYS_setsid, vec![], Expect::NonNegative)
+    }
+
+    /// [setpriority(2)](https://man7.org/linux/man-pages/man2/setpriority.2.html) of the child itself:
+    /// its nice value.
+    pub fn set_priority(nice: i32) -> Self {
+        let args = vec![Arg::Int(0), Arg::Int(0), signed(nice)];
+        Self::new("setpriority", libc::SYS_setpriority, args, Expect::Zero)
+    }
+
+    /// [sched_setaffinity(2)](https://man7.org/linux/man-pages/man2/sched_setaffinity.2.html) of the
+    /// child itself: a bit for each CPU, as many bytes as the kernel's words make.
+    pub fn set_affinity(mask: Vec<u8>) -> Self {
+        let args = vec![Arg::Int(0), Arg::Int(mask.len() as u64), Arg::Bytes(mask.into())];
+        Self::new("sched_setaffinity", libc::SYS_sched_setaffinity, args, Expect::Zero)
+    }
+
+    /// [sched_setscheduler(2)](https://man7.org/linux/man-pages/man2/sched_setscheduler.2.html) of the
+    /// child itself: a `SCHED_…` policy and its static priority.
+    pub fn set_scheduler(policy: i32, priority: i32) -> Self {
+        let parameter = Arg::Bytes(priority.to_ne_bytes().to_vec().into());
+        let args = vec![Arg::Int(0), signed(policy), parameter];
+        Self::new("sched_setscheduler", libc::SYS_sched_setscheduler, args, Expect::Zero)
+    }
+
+    /// [ioprio_set(2)](https://man7.org/linux/man-pages/man2/ioprio_set.2.html) of the child itself: the
+    /// class in the bits from 13 on, the level below.
+    pub fn set_io_priority(priority: u32) -> Self {
+        const IOPRIO_WHO_PROCESS: u64 = 1;
+        let args = vec![Arg::Int(IOPRIO_WHO_PROCESS), Arg::Int(0), Arg::Int(priority.into())];
+        Self::new("ioprio_set", libc::SYS_ioprio_set, args, Expect::Zero)
+    }
+
+    /// `prctl(PR_SET_TIMERSLACK)` of
+    /// [prctl(2)](https://man7.org/linux/man-pages/man2/PR_SET_TIMERSLACK.2const.html), in nanoseconds.
+    pub fn set_timer_slack(nanoseconds: u64) -> Self {
+        Self::prctl(libc::PR_SET_TIMERSLACK, [nanoseconds, 0, 0, 0])
+    }
+
+    /// `prctl(PR_SET_THP_DISABLE, 1)` of
+    /// [prctl(2)](https://man7.org/linux/man-pages/man2/PR_SET_THP_DISABLE.2const.html): no transparent
+    /// huge pages. The exec hands it on.
+    pub fn disable_huge_pages() -> Self {
+        Self::prctl(libc::PR_SET_THP_DISABLE, [1, 0, 0, 0])
+    }
+
+    /// [personality(2)](https://man7.org/linux/man-pages/man2/personality.2.html).
+    pub fn set_personality(persona: u32) -> Self {
+        let args = vec![Arg::Int(persona.into())];
+        Self::new("personality", libc::SYS_personality, args, Expect::NonNegative)
+    }
+
+    /// [setgroups(2)](https://man7.org/linux/man-pages/man2/setgroups.2.html): the supplementary groups.
+    pub fn set_groups(groups: &[u32]) -> Self {
+        let list = groups.iter().flat_map(|group| group.to_ne_bytes()).collect::<Vec<_>>();
+        let args = vec![Arg::Int(groups.len() as u64), Arg::Bytes(list.into())];
+        Self::new("setgroups", libc::SYS_setgroups, args, Expect::Zero)
+    }
+
+    /// [setresgid(2)](https://man7.org/linux/man-pages/man2/setresgid.2.html): the real, effective and
+    /// saved group.
+    pub fn set_gid(gid: u32) -> Self {
+        let args = vec![Arg::Int(gid.into()); 3];
+        Self::new("setresgid", libc::SYS_setresgid, args, Expect::Zero)
+    }
+
+    /// [setresuid(2)](https://man7.org/linux/man-pages/man2/setresuid.2.html): the real, effective and
+    /// saved user. Another one than before clears the
+    /// [parent-death signal](Self::parent_death_signal).
+    pub fn set_uid(uid: u32) -> Self {
+        let args = vec![Arg::Int(uid.into()); 3];
+        Self::new("setresuid", libc::SYS_setresuid, args, Expect::Zero)
+    }
+
+    /// `prctl(PR_SET_KEEPCAPS, 1)` of
+    /// [prctl(2)](https://man7.org/linux/man-pages/man2/PR_SET_KEEPCAPS.2const.html): until the exec, the
+    /// permitted set survives a change from uid 0 to another.
+    pub fn keep_capabilities() -> Self {
+        Self::prctl(libc::PR_SET_KEEPCAPS, [1, 0, 0, 0])
+    }
+
+    /// `prctl(PR_CAPBSET_DROP)` of
+    /// [prctl(2)](https://man7.org/linux/man-pages/man2/PR_CAPBSET_DROP.2const.html): takes a capability,
+    /// by its number, out of the bounding set.
+    pub fn drop_from_bounding_set(capability: u32) -> Self {
+        Self::prctl(libc::PR_CAPBSET_DROP, [capability.into(), 0, 0, 0])
+    }
+
+    /// [capset(2)](https://man7.org/linux/man-pages/man2/capset.2.html) of the child itself: sets as
+    /// bits, capability 0 the lowest.
+    pub fn set_capabilities(effective: u64, permitted: u64, inheritable: u64) -> Self {
+        // _LINUX_CAPABILITY_VERSION_3, and pid 0 for the caller.
+        let header: [u32; 2] = [0x2008_0522, 0];
+        let half = |set: u64, shift: u32| (set >> shift & 0xffff_ffff) as u32;
+        let data =
+            [0, 32].map(|shift| [effective, permitted, inheritable].map(|set| half(set, shift)));
+        let bytes =
+            |words: &[u32]| words.iter().flat_map(|it| it.to_ne_bytes()).collect::<Vec<_>>();
+        let args =
+            vec![Arg::Bytes(bytes(&header).into()), Arg::Bytes(bytes(data.as_flattened()).into())];
+        Self::new("capset", libc::SYS_capset, args, Expect::Zero)
+    }
+
+    /// `prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)` of
+    /// [prctl(2)](https://man7.org/linux/man-pages/man2/PR_CAP_AMBIENT.2const.html).
+    pub fn clear_ambient_set() -> Self {
+        const CLEAR_ALL: u64 = 4;
+        Self::prctl(libc::PR_CAP_AMBIENT, [CLEAR_ALL, 0, 0, 0])
+    }
+
+    /// `prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE)` of
+    /// [prctl(2)](https://man7.org/linux/man-pages/man2/PR_CAP_AMBIENT.2const.html): adds a capability,
+    /// by its number, that is permitted and inheritable.
+    pub fn raise_ambient(capability: u32) -> Self {
+        const RAISE: u64 = 2;
+        Self::prctl(libc::PR_CAP_AMBIENT, [RAISE, capability.into(), 0, 0])
+    }
+
+    /// `prctl(PR_SET_SECUREBITS)` of
+    /// [prctl(2)](https://man7.org/linux/man-pages/man2/PR_SET_SECUREBITS.2const.html).
+    pub fn set_securebits(bits: u32) -> Self {
+        Self::prctl(libc::PR_SET_SECUREBITS, [bits.into(), 0, 0, 0])
+    }
+
+    /// The kernel rejects some of its options unless the arguments that they do not use are zero.
+    fn prctl(option: i32, arguments: [u64; 4]) -> Self {
+        let args = [int(option)].into_iter().chain(arguments.map(Arg::Int)).collect();
+        Self::new("prctl", libc::SYS_prctl, args, Expect::Zero)
     }
 
     /// [execveat(2)](https://man7.org/linux/man-pages/man2/execveat.2.html) of the file that `fd` is,
@@ -287,6 +425,11 @@ impl Op {
             }
         }
     }
+}
+
+/// A register's bits of a number with a sign.
+fn signed(value: i32) -> Arg {
+    Arg::Int(u64::from_ne_bytes(i64::from(value).to_ne_bytes()))
 }
 
 /// Constants of the kernel's interface, which C declares as `int`.

@@ -37,10 +37,12 @@ inventory::collect!(Registration);
 ///     rank_reason: "it touches nothing that another mechanism needs",
 ///     repeat: Repeat::Once,
 ///     requires: &[],
+///     conflicts: &[],
 ///     summary: "does nothing",
 ///     kernel_floor: "any",
 ///     params: "{}",
 ///     example: "{}",
+///     demonstration: Demonstration { policy: "{}", with: &[], script: "", shows: "" },
 /// };
 ///
 /// impl Mechanism for Nothing {
@@ -54,7 +56,7 @@ inventory::collect!(Registration);
 ///         Ok(())
 ///     }
 ///     fn probe(&self, _: &dyn Host) -> Support {
-///         Support::Yes { detail: "always".into() }
+///         Support::yes("always")
 ///     }
 /// }
 ///
@@ -135,7 +137,9 @@ impl std::fmt::Debug for Registry {
 pub(crate) mod tests {
     use super::*;
     use crate::lowering::Lowering;
-    use crate::mechanism::{Declaration, Host, OpenError, Opening, Phase, Repeat, Stop, Support};
+    use crate::mechanism::{
+        Declaration, Demonstration, Host, OpenError, Opening, Phase, Repeat, Stop, Support,
+    };
     use crate::params::Params;
 
     /// A mechanism that is only its declaration.
@@ -152,7 +156,7 @@ pub(crate) mod tests {
             Ok(())
         }
         fn probe(&self, _: &dyn Host) -> Support {
-            Support::Yes { detail: String::new() }
+            Support::yes("")
         }
     }
 
@@ -165,10 +169,12 @@ pub(crate) mod tests {
             rank_reason: "",
             repeat: Repeat::Once,
             requires: &[],
+            conflicts: &[],
             summary: "",
             kernel_floor: "",
             params: "{}",
             example: "{}",
+            demonstration: Demonstration { policy: "{}", with: &[], script: "", shows: "" },
         }
     }
 

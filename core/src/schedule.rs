@@ -33,7 +33,8 @@ impl<'a> Schedule<'a> {
     /// A [`Refusal`]:
     /// - `MissingPrimitive` for an unknown id, a version or a phase code that is not the mechanism's,
     ///   and for a plan without an exec;
-    /// - `PlanInvalid` for a mechanism that is scheduled more often than it allows (the exec is one);
+    /// - `PlanInvalid` for a mechanism that is scheduled more often than it allows (the exec is one), and
+    ///   for one that is scheduled with another that it conflicts with;
     /// - `IdentityMismatch` for a `decl_digest` that is not the digest of the mechanism's declaration.
     pub fn classify(entries: &'a [LoweringEntry], registry: &Registry) -> Result<Self, Refusal> {
         let refuse = |reason, detail| Err(Refusal { reason, detail });
@@ -87,6 +88,13 @@ impl<'a> Schedule<'a> {
                 );
                 return refuse(RefusalReason::IdentityMismatch, detail);
             }
+            for conflict in declared.conflicts {
+                if scheduled.iter().any(|other| other.entry.id == conflict.id) {
+                    let (other, reason) = (conflict.id, conflict.reason);
+                    let detail = format!("{id} is scheduled with {other}: {reason}");
+                    return refuse(RefusalReason::PlanInvalid, detail);
+                }
+            }
         }
         scheduled.sort_by_key(|it| {
             let declared = it.mechanism.declaration();
@@ -123,7 +131,7 @@ impl<'a> Schedule<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mechanism::{Declaration, Requirement};
+    use crate::mechanism::{Conflict, Declaration, Requirement};
     use crate::registry::tests::{declaration, registry};
     use crate::{Digest, Params};
 
@@ -135,6 +143,8 @@ mod tests {
         layered.repeat = Repeat::Layers;
         let mut needy = declaration("needy", Phase::Namespace, 1);
         needy.requires = &[Requirement { id: "base", reason: "it needs it", note: "base=missing" }];
+        let mut rival = declaration("rival", Phase::Namespace, 2);
+        rival.conflicts = &[Conflict { id: "base", reason: "there is room for one" }];
         vec![
             declaration(SCRUB, Phase::FdHygiene, 0),
             declaration(EXEC, Phase::Launch, 0),
@@ -142,6 +152,7 @@ mod tests {
             declaration("base", Phase::Namespace, 0),
             layered,
             needy,
+            rival,
         ]
     }
 
@@ -178,6 +189,10 @@ mod tests {
     fn what_contradicts_itself_is_an_invalid_plan() {
         assert_eq!(refused(&entries(&[SCRUB, EXEC, EXEC])), RefusalReason::PlanInvalid);
         assert_eq!(refused(&entries(&[SCRUB, SCRUB, EXEC])), RefusalReason::PlanInvalid);
+        for both in [["rival", "base"], ["base", "rival"]] {
+            let plan = entries(&[SCRUB, both[0], both[1], EXEC]);
+            assert_eq!(refused(&plan), RefusalReason::PlanInvalid);
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use portcullis_core::Lowering;
 use portcullis_core::descriptor::{
     DescriptorKind, DescriptorRole, DescriptorShape, DescriptorSlot, DescriptorTable,
 };
-use portcullis_core::lowering::{Lowered, NoteTime, OpenSlot};
+use portcullis_core::lowering::{Lowered, NoteTime, OpenSlot, Remark, Teardown};
 use portcullis_core::mechanism::{ChildPid, Fault, Refusal, Stop};
 use portcullis_core::plan::{LaunchPlan, Standing};
 use portcullis_core::program::{Op, Owner, Program};
@@ -69,8 +69,10 @@ pub(crate) fn run(purpose: Purpose) -> u8 {
     let held =
         process::hold_signals().map_err(|error| Stop::fault(format!("blocking signals: {error}")));
     let status = match held.and_then(|()| launch(&mut transcript, purpose)) {
-        Ok(child) => {
-            observe(&mut transcript, child.as_ref());
+        Ok(launched) => {
+            if let Some(launched) = launched {
+                observe(&mut transcript, launched);
+            }
             0
         }
         Err(stop) => {
@@ -81,12 +83,20 @@ pub(crate) fn run(purpose: Purpose) -> u8 {
     sys::exit(status)
 }
 
-/// Steps 2 to 14. The child that it returns has exec'd.
+/// A workload that was exec'd.
+struct Launched {
+    child: Child,
+    teardown: Teardown,
+    /// The ids of what was applied, by their place in the schedule.
+    ids: Vec<&'static str>,
+}
+
+/// Steps 2 to 14.
 #[allow(clippy::too_many_lines, reason = "the run is one story, told in the order it happens in")]
 fn launch<W: Write>(
     transcript: &mut TranscriptWriter<W>,
     purpose: Purpose,
-) -> Result<Option<Child>, Stop> {
+) -> Result<Option<Launched>, Stop> {
     // 2. One task: a second thread could change memory and fds while they are being verified.
     only_task()?;
 
@@ -126,7 +136,7 @@ fn launch<W: Write>(
 
     // 8. Every mechanism is lowered. From here on each has done all that can fail for a reason.
     let stage = info_span!("lower").entered();
-    let mut lowering = Lowering::new(&body.target, &slots);
+    let mut lowering = Lowering::new(&body.target, &slots).within(&schedule);
     lowering.keep_borrowed(&error);
     for (index, it) in schedule.entries().iter().enumerate() {
         lowering.set_owner(Owner::Entry(index));
@@ -167,7 +177,7 @@ fn launch<W: Write>(
     // 12. The child. It waits where the launcher has a part to do; otherwise the launcher does, until
     // the child has exec'd or ended.
     let stage = info_span!("child").entered();
-    let Lowered { program, clone, notes } = lowered;
+    let Lowered { program, clone, notes, remarks, teardown } = lowered;
     let options = CloneOptions {
         namespaces: clone.namespaces,
         cgroup: clone.cgroup,
@@ -210,6 +220,14 @@ fn launch<W: Write>(
         let (_, ops) = child.program().counted_off(Owner::Entry(index), child.done());
         transcript.note(&format!("applied={} calls={ops}", it.entry.id));
     }
+    let ids: Vec<_> = schedule.entries().iter().map(|it| it.mechanism.declaration().id).collect();
+    for (remark, owner, text) in &remarks {
+        let name = match remark {
+            Remark::Residual => "residual",
+            Remark::Missing => "missing",
+        };
+        transcript.note(&format!("{name}={} {text}", id_of(&ids, *owner)));
+    }
     for (group, result) in &results {
         if *group == PhaseGroup::Confinement {
             let scheduled = entries_of(&schedule, *group).count();
@@ -224,20 +242,33 @@ fn launch<W: Write>(
     transcript.state(LauncherState::ExecSucceeded);
     child.settle();
     drop(stage);
-    Ok(Some(child))
+    Ok(Some(Launched { child, teardown, ids }))
 }
 
 /// Tells that the workload runs, waits for its end, and tells how that was.
-fn observe(transcript: &mut TranscriptWriter<Control>, child: Option<&Child>) {
-    let Some(child) = child else { return };
+fn observe(transcript: &mut TranscriptWriter<Control>, mut launched: Launched) {
     // A channel that is gone is no reason to leave a workload that nobody waits for.
     note_trace(transcript);
     let _ = transcript.flush();
-    match process::wait_and_forward(child.pid()) {
+    match process::wait_and_forward(launched.child.pid()) {
         Ok(status) => transcript.note(&how_it_ended(status)),
         Err(error) => transcript.note(&format!("workload not waited for: {error}")),
     }
+    for (owner, result) in launched.teardown.run() {
+        let id = id_of(&launched.ids, owner);
+        match result {
+            Ok(()) => transcript.note(&format!("teardown={id}")),
+            Err(why) => transcript.note(&format!("teardown failed: {id}: {why}")),
+        }
+    }
     let _ = transcript.flush();
+}
+
+fn id_of(ids: &[&'static str], owner: Owner) -> &'static str {
+    match owner {
+        Owner::Launcher => "launcher",
+        Owner::Entry(index) => ids[index],
+    }
 }
 
 fn how_it_ended(status: WaitStatus) -> String {

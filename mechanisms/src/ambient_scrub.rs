@@ -8,7 +8,8 @@
 //! [close_range(2)]: https://man7.org/linux/man-pages/man2/close_range.2.html
 
 use portcullis_core::mechanism::{
-    Declaration, Host, Mechanism, OpenError, Opening, Phase, Policy, Repeat, Stop, Support,
+    Declaration, Demonstration, Host, Mechanism, OpenError, Opening, Phase, Policy, Repeat, Stop,
+    Support,
 };
 use portcullis_core::{Lowering, Params};
 use serde::{Deserialize, Serialize};
@@ -20,14 +21,21 @@ static DECLARATION: Declaration = Declaration {
     id: ID,
     version: 1,
     phase: Phase::FdHygiene,
-    rank: 0,
-    rank_reason: "it is the whole of its phase",
+    rank: 255,
+    rank_reason: "last: what others of the phase still need is theirs before",
     repeat: Repeat::Once,
     requires: &[],
+    conflicts: &[],
     summary: "closes every file descriptor that nothing keeps",
     kernel_floor: "5.9",
     params: "{}",
     example: "{}",
+    demonstration: Demonstration {
+        policy: "{}",
+        with: &[],
+        script: "[ -e /proc/self/fd/99 ] && echo open || echo closed",
+        shows: "closed",
+    },
 };
 
 /// It takes no parameters.
@@ -60,10 +68,8 @@ impl Mechanism for Scrub {
     }
 
     fn probe(&self, host: &dyn Host) -> Support {
-        match host.rehearse(&mut |launch| self.lower(&Params::default(), launch)) {
-            Ok(()) => Support::Yes { detail: "close_range".into() },
-            Err(stop) => Support::No { why: format!("{stop}; close_range came with Linux 5.9") },
-        }
+        let attempt = host.rehearse(&mut |launch| self.lower(&Params::default(), launch));
+        Support::of(attempt, "close_range", "close_range came with Linux 5.9")
     }
 }
 

@@ -9,7 +9,8 @@
 use portcullis_core::descriptor::{DescriptorKind, DescriptorRole};
 use portcullis_core::lowering::NoteTime;
 use portcullis_core::mechanism::{
-    Declaration, Host, Mechanism, OpenError, Opening, Phase, Policy, Repeat, Stop, Support,
+    Declaration, Demonstration, Host, Mechanism, OpenError, Opening, Phase, Policy, Repeat, Stop,
+    Support,
 };
 use portcullis_core::state::RefusalReason;
 use portcullis_core::{Lowering, OsText, Params};
@@ -28,10 +29,17 @@ static DECLARATION: Declaration = Declaration {
     rank_reason: "part of the clone, as the namespaces are",
     repeat: Repeat::Once,
     requires: &[],
+    conflicts: &[],
     summary: "the workload is born in the cgroup of a slot",
     kernel_floor: "5.7",
     params: "{}",
     example: r#"{"path": "/sys/fs/cgroup/jobs/1"}"#,
+    demonstration: Demonstration {
+        policy: r#"{"path": "@cgroup"}"#,
+        with: &[],
+        script: "grep -q portcullis-demonstration /proc/self/cgroup && echo inside || echo outside",
+        shows: "inside",
+    },
 };
 
 /// What a policy says; a plan carries no parameters, for the slot's role says it all.
@@ -89,12 +97,10 @@ impl Mechanism for Enter {
             (fields.next() == Some("cgroup2")).then(|| at.to_owned())
         });
         match cgroup2 {
-            Some(at) => Support::Yes {
-                detail: format!(
-                    "cgroup2 at {at}; the launcher must be able to write to the cgroup"
-                ),
-            },
-            None => Support::No { why: "no cgroup2 file system is mounted".into() },
+            Some(at) => Support::yes(format!(
+                "cgroup2 at {at}; the launcher must be able to write to the cgroup"
+            )),
+            None => Support::no("no cgroup2 file system is mounted"),
         }
     }
 }

@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 
 use portcullis_core::descriptor::{DescriptorKind, DescriptorRole};
 use portcullis_core::mechanism::{
-    Declaration, Host, Mechanism, OpenError, Opening, Phase, Policy, Repeat, Stop, Support,
+    Declaration, Demonstration, Host, Mechanism, OpenError, Opening, Phase, Policy, Repeat, Stop,
+    Support,
 };
 use portcullis_core::program::Op;
 use portcullis_core::state::RefusalReason;
@@ -36,10 +37,17 @@ static DECLARATION: Declaration = Declaration {
     rank_reason: "it is the whole of its phase",
     repeat: Repeat::Once,
     requires: &[],
+    conflicts: &[],
     summary: "execs the workload by fd",
     kernel_floor: "3.19",
     params: "{? script: bool}",
     example: r#"{"program": "python3", "search": "/usr/bin:/bin"}"#,
+    demonstration: Demonstration {
+        policy: r#"{"program": "/bin/sh"}"#,
+        with: &[],
+        script: "[ -e /proc/self/fd/99 ] && echo open || echo closed",
+        shows: "closed",
+    },
 };
 
 /// What a policy says.
@@ -120,7 +128,7 @@ impl Mechanism for Execveat {
     }
 
     fn probe(&self, _: &dyn Host) -> Support {
-        Support::Yes { detail: "execveat".into() }
+        Support::yes("execveat")
     }
 }
 

@@ -14,7 +14,8 @@ use landlock::{
 };
 use portcullis_core::descriptor::{DescriptorKind, DescriptorRole};
 use portcullis_core::mechanism::{
-    Declaration, Host, Mechanism, OpenError, Opening, Phase, Policy, Repeat, Stop, Support,
+    Declaration, Demonstration, Host, Mechanism, OpenError, Opening, Phase, Policy, Repeat, Stop,
+    Support,
 };
 use portcullis_core::program::Op;
 use portcullis_core::state::RefusalReason;
@@ -41,11 +42,18 @@ static DECLARATION: Declaration = Declaration {
     rank_reason: "before seccomp, whose filter may deny Landlock's own calls",
     repeat: Repeat::Layers,
     requires: &[],
+    conflicts: &[],
     summary: "denies every file-system access that no rule grants",
     kernel_floor: "6.2 (ABI 3)",
     params: "{abi: 3..10, ? rules: [* {slot: uint, access: [+ \"read\" / \"exec\" / \"write\"]}], \
              ? scope: [* \"signal\" / \"abstract-unix-socket\"]}",
     example: r#"{"abi": 3, "read": ["/usr"], "exec": ["/usr"], "write": ["/tmp"]}"#,
+    demonstration: Demonstration {
+        policy: r#"{"abi": 3, "read": ["/"], "exec": ["/"]}"#,
+        with: &[],
+        script: "echo 43 2>/dev/null >@folder/file && echo written || echo denied",
+        shows: "denied",
+    },
 };
 
 /// What a policy says.
@@ -184,15 +192,14 @@ impl Mechanism for Apply {
 
     fn probe(&self, host: &dyn Host) -> Support {
         let Some(abi) = running_abi() else {
-            let why = "Landlock is not in this kernel or not enabled; it comes with Linux 6.2 as ABI 3, \
-                       built with CONFIG_SECURITY_LANDLOCK and named in the boot parameter lsm=";
-            return Support::No { why: why.into() };
+            return Support::no(
+                "Landlock is not in this kernel or not enabled; it comes with Linux 6.2 as ABI 3, built \
+                 with CONFIG_SECURITY_LANDLOCK and named in the boot parameter lsm=",
+            );
         };
         let wire = Wire { abi, rules: vec![], scope: vec![] };
-        match host.rehearse(&mut |launch| restrict(&wire, launch)) {
-            Ok(()) => Support::Yes { detail: format!("ABI {abi} or newer") },
-            Err(stop) => Support::No { why: stop.to_string() },
-        }
+        let attempt = host.rehearse(&mut |launch| restrict(&wire, launch));
+        Support::of(attempt, &format!("ABI {abi} or newer"), "")
     }
 }
 
@@ -225,7 +232,7 @@ pub fn running_abi() -> Option<u8> {
 fn restrict(wire: &Wire, launch: &mut Lowering<'_>) -> Result<(), Stop> {
     let fd = launch.keep(ruleset(wire, launch)?);
     launch.push_once(Op::no_new_privs());
-    launch.push(Op::landlock_restrict_self(fd));
+    launch.push(Op::landlock_restrict_self(fd, 0));
     Ok(())
 }
 

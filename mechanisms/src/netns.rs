@@ -7,8 +7,8 @@
 
 use portcullis_core::lowering::NoteTime;
 use portcullis_core::mechanism::{
-    Declaration, Host, Mechanism, OpenError, Opening, Phase, Policy, Repeat, Requirement, Stop,
-    Support,
+    Declaration, Demonstration, Host, Mechanism, OpenError, Opening, Phase, Policy, Repeat,
+    Requirement, Stop, Support,
 };
 use portcullis_core::{Lowering, Params};
 use serde::{Deserialize, Serialize};
@@ -31,10 +31,17 @@ static DECLARATION: Declaration = Declaration {
                  launcher's capabilities over it to the workload",
         note: "network_namespace=requested_without_userns fail_closed",
     }],
+    conflicts: &[],
     summary: "a new network namespace with nothing in it but a loopback that is down",
     kernel_floor: "5.3 (clone3)",
     params: "{}",
     example: "{}",
+    demonstration: Demonstration {
+        policy: "{}",
+        with: &[(userns::ID, "{}")],
+        script: "grep -q 127.0.0.1 /proc/net/fib_trie && echo connected || echo isolated",
+        shows: "isolated",
+    },
 };
 
 /// It takes no parameters.
@@ -73,10 +80,7 @@ impl Mechanism for Enter {
             launch.enter_namespaces(u64::from(flags.unsigned_abs()));
             Ok(())
         });
-        match attempt {
-            Ok(()) => Support::Yes { detail: "with a user namespace".into() },
-            Err(stop) => Support::No { why: stop.to_string() },
-        }
+        Support::of(attempt, "with a user namespace", "")
     }
 }
 

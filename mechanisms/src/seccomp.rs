@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 
 use portcullis_core::lowering::NoteTime;
 use portcullis_core::mechanism::{
-    Declaration, Host, Mechanism, OpenError, Opening, Phase, Policy, Repeat, Stop, Support,
+    Declaration, Demonstration, Host, Mechanism, OpenError, Opening, Phase, Policy, Repeat, Stop,
+    Support,
 };
 use portcullis_core::program::{BpfInstruction, Op};
 use portcullis_core::state::RefusalReason;
@@ -34,11 +35,18 @@ static DECLARATION: Declaration = Declaration {
     rank_reason: "last: its filter judges every call after it, other mechanisms' too",
     repeat: Repeat::Layers,
     requires: &[],
+    conflicts: &[],
     summary: "answers EPERM to the system calls that are denied, and kills foreign architectures",
     kernel_floor: "3.17",
     params: "{? deny: [* tstr], ? deny_new_tasks: bool, ? deny_inet_sockets: bool, \
              ? deny_terminal_injection: bool}",
     example: r#"{"deny": ["ptrace"], "deny_new_tasks": true, "deny_inet_sockets": true}"#,
+    demonstration: Demonstration {
+        policy: r#"{"deny": ["mkdir", "mkdirat"]}"#,
+        with: &[],
+        script: "mkdir @folder/new 2>/dev/null && echo made || echo denied",
+        shows: "denied",
+    },
 };
 
 /// What a policy says, and a plan carries.
@@ -141,7 +149,7 @@ impl Mechanism for Apply {
         }
         let filter = compile(rules).map_err(missing)?;
         launch.push_once(Op::no_new_privs());
-        launch.push(Op::seccomp_set_filter(filter));
+        launch.push(Op::seccomp_set_filter(filter, 0));
         launch.note(NoteTime::Created, "seccomp=denylist_installed mode=filter");
         Ok(())
     }
@@ -151,10 +159,7 @@ impl Mechanism for Apply {
         let attempt = Params::of(&policy)
             .map_err(Stop::from)
             .and_then(|params| host.rehearse(&mut |launch| self.lower(&params, launch)));
-        match attempt {
-            Ok(()) => Support::Yes { detail: "filters".into() },
-            Err(stop) => Support::No { why: stop.to_string() },
-        }
+        Support::of(attempt, "filters", "")
     }
 }
 

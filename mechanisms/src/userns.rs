@@ -11,8 +11,8 @@ use std::io::Write;
 
 use portcullis_core::lowering::NoteTime;
 use portcullis_core::mechanism::{
-    ChildPid, Declaration, Fault, Host, Mechanism, OpenError, Opening, Phase, Policy, Repeat, Stop,
-    Support,
+    ChildPid, Declaration, Demonstration, Fault, Host, Mechanism, OpenError, Opening, Phase,
+    Policy, Repeat, Stop, Support,
 };
 use portcullis_core::{Lowering, Params};
 use serde::{Deserialize, Serialize};
@@ -28,10 +28,17 @@ static DECLARATION: Declaration = Declaration {
     rank_reason: "it owns the namespaces that are made with it",
     repeat: Repeat::Once,
     requires: &[],
+    conflicts: &[],
     summary: "a new user namespace, in which the workload is uid 0 and outside of which it is not",
     kernel_floor: "5.3 (clone3)",
     params: "{}",
     example: "{}",
+    demonstration: Demonstration {
+        policy: "{}",
+        with: &[],
+        script: "read -r inside outside count </proc/self/uid_map; echo $count",
+        shows: "1",
+    },
 };
 
 /// It takes no parameters.
@@ -86,15 +93,12 @@ impl Mechanism for Enter {
             launch.enter_namespaces(u64::from(libc::CLONE_NEWUSER.unsigned_abs()));
             Ok(())
         });
-        match attempt {
-            Ok(()) => Support::Yes { detail: "one uid and one gid are mapped".into() },
-            Err(stop) => Support::No {
-                why: format!(
-                    "{stop}; see user.max_user_namespaces, kernel.unprivileged_userns_clone and \
-                     kernel.apparmor_restrict_unprivileged_userns in sysctl"
-                ),
-            },
-        }
+        Support::of(
+            attempt,
+            "one uid and one gid are mapped",
+            "see user.max_user_namespaces, kernel.unprivileged_userns_clone and \
+             kernel.apparmor_restrict_unprivileged_userns in sysctl",
+        )
     }
 }
 

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use portcullis_core::mechanism::{
-    Declaration, Host, Mechanism, OpenError, Opening, Phase, Policy, Repeat, Stop, Support,
+    Declaration, Demonstration, Host, Mechanism, OpenError, Opening, Phase, Policy, Repeat, Stop, Support,
 };
 use portcullis_core::program::Op;
 use portcullis_core::state::RefusalReason;
@@ -22,10 +22,17 @@ static DECLARATION: Declaration = Declaration {
     rank_reason: "no other mechanism opens a file in the child",
     repeat: Repeat::Once,
     requires: &[],
+    conflicts: &[],
     summary: "limits how many files the workload may have open",
     kernel_floor: "2.6.36",
     params: "{most: uint}",
     example: r#"{"most": 64}"#,
+    demonstration: Demonstration {
+        policy: r#"{"most": 17}"#,
+        with: &[],
+        script: "ulimit -n",
+        shows: "17",
+    },
 };
 
 // 2. What a policy says, and here a plan carries too.
@@ -73,9 +80,6 @@ impl Mechanism for Limit {
             launch.push(Op::prlimit(NOFILE, 64, 64));
             Ok(())
         });
-        match attempt {
-            Ok(()) => Support::Yes { detail: "prlimit".into() },
-            Err(stop) => Support::No { why: stop.to_string() },
-        }
+        Support::of(attempt, "prlimit", "")
     }
 }

@@ -159,9 +159,28 @@ pub struct MechanismInfo {
     /// To which degree, where it can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+    /// What it leaves open here, a line each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub residual: Vec<String>,
+    /// What it does, shown.
+    pub demonstration: DemonstrationInfo,
     /// Why, where it can't.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+}
+
+/// What a mechanism does, shown: see
+/// [`Demonstration`](portcullis_core::mechanism::Demonstration).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DemonstrationInfo {
+    /// What the policy says of the mechanism, in JSON.
+    pub policy: String,
+    /// Ids and policies of what is scheduled with it.
+    pub with: Vec<(String, String)>,
+    /// What `/bin/sh -c` runs.
+    pub script: String,
+    /// What it prints where the mechanism is applied.
+    pub shows: String,
 }
 
 impl MechanismInfo {

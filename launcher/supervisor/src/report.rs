@@ -14,11 +14,24 @@ pub struct Report {
     pub transcript: Transcript,
     /// How each phase group resolved, in the order in which they did.
     pub phases: Vec<(PhaseGroup, PhaseResult)>,
+    /// What the mechanisms that were applied leave open, that their names might promise.
+    pub residual: Vec<Remark>,
+    /// What was asked for where the kernel has it, and this one has not.
+    pub missing: Vec<Remark>,
     /// Why the workload never ran, if it did not.
     pub stopped: Option<Stopped>,
     /// How the workload ended, once it has.
     #[serde(serialize_with = "status")]
     pub status: Option<ExitStatus>,
+}
+
+/// A word of a mechanism's own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Remark {
+    /// Its lowering id.
+    pub id: String,
+    /// What it says.
+    pub what: String,
 }
 
 /// Why a workload never ran.
@@ -63,7 +76,8 @@ impl Report {
             _ => None,
         };
         let status = transcript.notes().iter().find_map(|note| end(note));
-        Self { transcript, phases, stopped, status }
+        let [residual, missing] = ["residual", "missing"].map(|name| remarks(&transcript, name));
+        Self { transcript, phases, residual, missing, stopped, status }
     }
 
     /// The lowering ids of the mechanisms that were applied: every call of each was made by the
@@ -86,6 +100,14 @@ impl Report {
     pub fn exec_succeeded(&self) -> bool {
         self.transcript.terminal() == Some(LauncherState::ExecSucceeded)
     }
+}
+
+fn remarks(transcript: &Transcript, name: &str) -> Vec<Remark> {
+    let remark = |note: &String| {
+        let (id, what) = note.strip_prefix(name)?.strip_prefix('=')?.split_once(' ')?;
+        Some(Remark { id: id.to_owned(), what: what.to_owned() })
+    };
+    transcript.notes().iter().filter_map(remark).collect()
 }
 
 fn phase(note: &str) -> Option<(PhaseGroup, PhaseResult)> {

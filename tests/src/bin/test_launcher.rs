@@ -5,7 +5,8 @@ use std::thread;
 use std::time::Duration;
 
 use portcullis_core::mechanism::{
-    ChildPid, Declaration, Fault, Host, Mechanism, OpenError, Opening, Phase, Repeat, Stop, Support,
+    ChildPid, Declaration, Demonstration, Fault, Host, Mechanism, OpenError, Opening, Phase,
+    Repeat, Stop, Support,
 };
 use portcullis_core::{Lowering, Params};
 use portcullis_mechanisms as _;
@@ -19,10 +20,12 @@ const fn declaration(id: &'static str) -> Declaration {
         rank_reason: "it is alone",
         repeat: Repeat::Once,
         requires: &[],
+        conflicts: &[],
         summary: "goes wrong",
         kernel_floor: "any",
         params: "{}",
         example: "{}",
+        demonstration: Demonstration { policy: "{}", with: &[], script: "", shows: "" },
     }
 }
 
@@ -45,7 +48,7 @@ macro_rules! mechanism {
                 $attend(child)
             }
             fn probe(&self, _: &dyn Host) -> Support {
-                Support::Yes { detail: "always".into() }
+                Support::yes("always")
             }
         }
     };
