@@ -135,6 +135,10 @@ pub struct Declaration {
     pub params: &'static str,
     /// An example of what a policy says of it, in JSON.
     pub example: &'static str,
+    /// What there is to know of it, in Markdown without a title: what it does and why, what the fields of
+    /// a policy mean, how it fails, what it leaves open. It is the reference's page, and the module's
+    /// documentation too.
+    pub guide: &'static str,
     /// What it does, shown.
     pub demonstration: Demonstration,
 }

@@ -42,6 +42,7 @@ inventory::collect!(Registration);
 ///     kernel_floor: "any",
 ///     params: "{}",
 ///     example: "{}",
+///     guide: "",
 ///     demonstration: Demonstration { policy: "{}", with: &[], script: "", shows: "" },
 /// };
 ///
@@ -174,6 +175,7 @@ pub(crate) mod tests {
             kernel_floor: "",
             params: "{}",
             example: "{}",
+            guide: "",
             demonstration: Demonstration { policy: "{}", with: &[], script: "", shows: "" },
         }
     }

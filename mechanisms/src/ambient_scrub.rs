@@ -1,11 +1,4 @@
-//! `linux.ambient.scrub.v1`: no inherited file descriptor reaches the workload.
-//!
-//! Every fd but 0, 1, 2, the executable, the error pipe and what other mechanisms keep is closed with
-//! [close_range(2)], a call for each gap between them, the last without an end. So it closes fds that
-//! no listing would have shown, and costs the same with three of them as with ten thousand. A launch
-//! without it is refused.
-//!
-//! [close_range(2)]: https://man7.org/linux/man-pages/man2/close_range.2.html
+#![doc = include_str!("ambient_scrub.md")]
 
 use portcullis_core::mechanism::{
     Declaration, Demonstration, Host, Mechanism, OpenError, Opening, Phase, Policy, Repeat, Stop,
@@ -30,6 +23,7 @@ static DECLARATION: Declaration = Declaration {
     kernel_floor: "5.9",
     params: "{}",
     example: "{}",
+    guide: include_str!("ambient_scrub.md"),
     demonstration: Demonstration {
         policy: "{}",
         with: &[],

@@ -1,10 +1,4 @@
-//! `linux.cgroup.enter.v1`: the workload is born in a cgroup.
-//!
-//! The child is cloned into the cgroup (`CLONE_INTO_CGROUP` of [clone(2)]), so that there is no moment
-//! at which it, or anything that it starts, is outside. The cgroup is one of version 2; its limits are
-//! whoever made it's.
-//!
-//! [clone(2)]: https://man7.org/linux/man-pages/man2/clone.2.html
+#![doc = include_str!("cgroup.md")]
 
 use portcullis_core::descriptor::{DescriptorKind, DescriptorRole};
 use portcullis_core::lowering::NoteTime;
@@ -34,6 +28,7 @@ static DECLARATION: Declaration = Declaration {
     kernel_floor: "5.7",
     params: "{}",
     example: r#"{"path": "/sys/fs/cgroup/jobs/1"}"#,
+    guide: include_str!("cgroup.md"),
     demonstration: Demonstration {
         policy: r#"{"path": "@cgroup"}"#,
         with: &[],

@@ -1,11 +1,4 @@
-//! `linux.exec.v1`: the launcher's child becomes the workload.
-//!
-//! The executable is an fd that was opened before the plan was sealed, and [execveat(2)] with
-//! `AT_EMPTY_PATH` runs the file that it is: what happens to its path meanwhile is of no consequence.
-//! A file that starts with `#!` is opened again by its interpreter, as `/dev/fd/N`; so for a script
-//! the fd stays open, and the workload has that one fd more.
-//!
-//! [execveat(2)]: https://man7.org/linux/man-pages/man2/execveat.2.html
+#![doc = include_str!("exec.md")]
 
 use std::ffi::CString;
 use std::io;
@@ -42,6 +35,7 @@ static DECLARATION: Declaration = Declaration {
     kernel_floor: "3.19",
     params: "{? script: bool}",
     example: r#"{"program": "python3", "search": "/usr/bin:/bin"}"#,
+    guide: include_str!("exec.md"),
     demonstration: Demonstration {
         policy: r#"{"program": "/bin/sh"}"#,
         with: &[],

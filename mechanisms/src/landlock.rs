@@ -1,12 +1,4 @@
-//! `linux.landlock.apply.v1`: the file hierarchies that the workload may use, and how.
-//!
-//! A ruleset is built in the launcher, by fd, and the child restricts itself with it
-//! ([landlock(7)]). It handles every file-system right of the ABI that the plan names, so whatever
-//! the rules don't grant is denied; all is a hard requirement, and a kernel that has less refuses.
-//! Reading does not imply executing. What Landlock does not cover at any ABI (metadata such as
-//! `stat` and `chmod`, files that are already open) stays open.
-//!
-//! [landlock(7)]: https://man7.org/linux/man-pages/man7/landlock.7.html
+#![doc = include_str!("landlock.md")]
 
 use landlock::{
     ABI, Access as _, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset,
@@ -48,6 +40,7 @@ static DECLARATION: Declaration = Declaration {
     params: "{abi: 3..10, ? rules: [* {slot: uint, access: [+ \"read\" / \"exec\" / \"write\"]}], \
              ? scope: [* \"signal\" / \"abstract-unix-socket\"]}",
     example: r#"{"abi": 3, "read": ["/usr"], "exec": ["/usr"], "write": ["/tmp"]}"#,
+    guide: include_str!("landlock.md"),
     demonstration: Demonstration {
         policy: r#"{"abi": 3, "read": ["/"], "exec": ["/"]}"#,
         with: &[],

@@ -1,9 +1,4 @@
-//! `linux.netns.enter.v1`: the workload lives in an empty network namespace.
-//!
-//! There is a loopback in it, down and without an address, and nothing else ([network_namespaces(7)]).
-//! Abstract Unix sockets are of the namespace too, so those outside are out of reach.
-//!
-//! [network_namespaces(7)]: https://man7.org/linux/man-pages/man7/network_namespaces.7.html
+#![doc = include_str!("netns.md")]
 
 use portcullis_core::lowering::NoteTime;
 use portcullis_core::mechanism::{
@@ -36,6 +31,7 @@ static DECLARATION: Declaration = Declaration {
     kernel_floor: "5.3 (clone3)",
     params: "{}",
     example: "{}",
+    guide: include_str!("netns.md"),
     demonstration: Demonstration {
         policy: "{}",
         with: &[(userns::ID, "{}")],

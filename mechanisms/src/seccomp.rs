@@ -1,11 +1,4 @@
-//! `linux.seccomp.apply.v1`: system calls that the workload may not make.
-//!
-//! The filter allows by default and answers `EPERM` to each call that it denies. It looks at the
-//! architecture first: a call by another ABI of the machine (32-bit, x32) kills the process, for its
-//! numbers mean something else. It is the last thing before the exec, so that it need not allow what
-//! the other mechanisms do ([seccomp(2)]).
-//!
-//! [seccomp(2)]: https://man7.org/linux/man-pages/man2/seccomp.2.html
+#![doc = include_str!("seccomp.md")]
 
 use std::collections::BTreeMap;
 
@@ -41,6 +34,7 @@ static DECLARATION: Declaration = Declaration {
     params: "{? deny: [* tstr], ? deny_new_tasks: bool, ? deny_inet_sockets: bool, \
              ? deny_terminal_injection: bool}",
     example: r#"{"deny": ["ptrace"], "deny_new_tasks": true, "deny_inet_sockets": true}"#,
+    guide: include_str!("seccomp.md"),
     demonstration: Demonstration {
         policy: r#"{"deny": ["mkdir", "mkdirat"]}"#,
         with: &[],

@@ -1,10 +1,4 @@
-//! `linux.userns.enter.v1`: the workload lives in a user namespace of its own.
-//!
-//! Inside it is uid 0 and gid 0; outside it stays the launcher's effective uid and gid. The maps are
-//! written by the launcher after the clone, in the order that [user_namespaces(7)] demands of an
-//! unprivileged writer (`setgroups` denied before `gid_map`), and the child waits for them.
-//!
-//! [user_namespaces(7)]: https://man7.org/linux/man-pages/man7/user_namespaces.7.html
+#![doc = include_str!("userns.md")]
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -33,6 +27,7 @@ static DECLARATION: Declaration = Declaration {
     kernel_floor: "5.3 (clone3)",
     params: "{}",
     example: "{}",
+    guide: include_str!("userns.md"),
     demonstration: Demonstration {
         policy: "{}",
         with: &[],

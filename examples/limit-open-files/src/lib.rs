@@ -27,6 +27,7 @@ static DECLARATION: Declaration = Declaration {
     kernel_floor: "2.6.36",
     params: "{most: uint}",
     example: r#"{"most": 64}"#,
+    guide: "The soft and the hard limit, both.",
     demonstration: Demonstration {
         policy: r#"{"most": 17}"#,
         with: &[],

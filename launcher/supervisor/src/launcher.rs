@@ -152,6 +152,8 @@ pub struct MechanismInfo {
     pub params: String,
     /// An example of what a policy says of it, in JSON.
     pub example: String,
+    /// What there is to know of it, in Markdown.
+    pub guide: String,
     /// The digest of its declaration, in hexadecimal.
     pub decl_digest: String,
     /// Whether this kernel, for this user, can do it.

@@ -25,6 +25,7 @@ const fn declaration(id: &'static str) -> Declaration {
         kernel_floor: "any",
         params: "{}",
         example: "{}",
+        guide: "",
         demonstration: Demonstration { policy: "{}", with: &[], script: "", shows: "" },
     }
 }
