@@ -45,7 +45,7 @@ pub mod state;
 pub mod transcript;
 mod wire;
 
-pub use digest::Digest;
+pub use digest::{Digest, ParseDigestError};
 pub use lowering::Lowering;
 pub use os_text::OsText;
 pub use params::{Params, ParamsError};

@@ -15,7 +15,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_s
 
 use crate::control::{Control, wait_for};
 use crate::error::Error;
-use crate::report::{Report, Stopped};
+use crate::report::{Remark, Report, Stopped};
 
 /// Our ends of the pipes that were asked for.
 #[derive(Debug, Default)]
@@ -50,6 +50,7 @@ pub struct Child {
     pub stderr: Option<ChildStderr>,
     launcher: Launcher,
     control: Control,
+    left_out: Vec<Remark>,
 }
 
 /// What a program came to, and what it wrote.
@@ -79,11 +80,12 @@ impl Child {
         launcher: Pid,
         control: Control,
         pipes: Pipes,
+        left_out: Vec<Remark>,
         limit: Duration,
     ) -> Result<Self, Error> {
         let Pipes { stdin, stdout, stderr } = pipes;
         let launcher = Launcher { pid: launcher, ended: None, detached: false };
-        let mut child = Self { stdin, stdout, stderr, launcher, control };
+        let mut child = Self { stdin, stdout, stderr, launcher, control, left_out };
         match child.control.read_to_terminal(limit)? {
             Some(LauncherState::ExecSucceeded) => Ok(child),
             Some(_) => Err(child.stopped()?),
@@ -136,7 +138,9 @@ impl Child {
 
     /// What the launcher has told so far; complete after [`wait`](Self::wait).
     pub fn report(&self) -> Report {
-        Report::of(self.control.transcript.clone())
+        let mut report = Report::of(self.control.transcript.clone());
+        report.missing.extend_from_slice(&self.left_out);
+        report
     }
 
     /// The transcript so far.

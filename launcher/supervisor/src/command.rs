@@ -84,6 +84,7 @@ pub struct Command {
     seccomp: Option<Seccomp>,
     namespaces: bool,
     requests: Vec<Request>,
+    preferred: Vec<String>,
     launcher: Option<PathBuf>,
     setup_limit: Duration,
     trace: bool,
@@ -108,6 +109,7 @@ impl Command {
             seccomp: None,
             namespaces: false,
             requests: Vec::new(),
+            preferred: Vec::new(),
             launcher: None,
             setup_limit: Duration::from_secs(30),
             trace: false,
@@ -264,9 +266,19 @@ impl Command {
         Ok(self)
     }
 
-    /// Schedules a mechanism that is linked into this program, by its id and what a policy says of it.
+    /// Schedules a mechanism by its id and what a policy says of it. Of one that the launcher has and
+    /// this program has not linked, the parameters are those that the plan carries: without the
+    /// mechanism's own code here, no path in them becomes an fd.
     pub fn policy(&mut self, id: impl Into<String>, params: Params) -> &mut Self {
         self.requests.push(Request::Policy(id.into(), params));
+        self
+    }
+
+    /// Leaves the mechanism of this id out where the launcher says that this kernel, for this user,
+    /// can't do it; the report then has it, and why, under [`missing`](crate::Report::missing). Without
+    /// this, what can't be done is refused.
+    pub fn prefer(&mut self, id: impl Into<String>) -> &mut Self {
+        self.preferred.push(id.into());
         self
     }
 
@@ -346,13 +358,13 @@ impl Command {
     /// As [`spawn`](Self::spawn): what would be refused is refused here too.
     pub fn explain(&mut self) -> Result<String, Error> {
         let launcher = Launcher::choose(self.launcher.as_deref())?;
-        let plan = self.plan()?;
+        let plan = self.plan(&launcher)?;
         let _directory = self.directory.as_deref().map(open_directory).transpose()?;
         let (wires, _ours) = Wires::new(&plan)?;
         ask(&launcher, "--explain", wires.placement(&plan), self.setup_limit)
     }
 
-    fn plan(&self) -> Result<Plan, Error> {
+    fn plan(&self, launcher: &Launcher) -> Result<Plan, Error> {
         let argv = [OsText::from(&self.program)].into_iter().chain(self.arguments.iter().cloned());
         let target =
             Target { argv: argv.collect(), envp: self.environment.clone(), ..Target::default() };
@@ -368,13 +380,15 @@ impl Command {
             landlock: self.landlock.as_ref(),
             seccomp: self.seccomp.as_ref(),
             requests: &requests,
+            preferred: &self.preferred,
         }
-        .open()
+        .open(launcher)
     }
 
     fn start(&mut self, defaults: &[Stdio; 3]) -> Result<Child, Error> {
         let launcher = Launcher::choose(self.launcher.as_deref())?;
-        let plan = self.plan()?;
+        let mut plan = self.plan(&launcher)?;
+        let left_out = std::mem::take(&mut plan.left_out);
         let directory = self.directory.as_deref().map(open_directory).transpose()?;
         let (wires, control) = Wires::new(&plan)?;
         let mut with = wires.placement(&plan);
@@ -407,7 +421,8 @@ impl Command {
         let process = place(&launcher, &[], &with)?;
         // The launcher has its own copies: with ours open, no pipe would ever show its end.
         drop((wires, theirs, plan));
-        Child::started(process.pid(), Control::new(control), pipes, self.setup_limit)
+        let control = Control::new(control);
+        Child::started(process.pid(), control, pipes, left_out, self.setup_limit)
     }
 }
 

@@ -8,6 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use portcullis_core::Params;
+use portcullis_core::plan::{LoweringEntry, Standing};
 use portcullis_core::program::{FdArg, Op};
 use rustix::process::{Signal, kill_process};
 use serde::{Deserialize, Serialize};
@@ -84,6 +86,13 @@ impl Launcher {
             #[cfg(bundled)]
             (None, Self::Bundled) => Err(self.error(io::Error::from_raw_os_error(libc::EBADF))),
         }
+    }
+
+    /// Its mechanisms, as it describes them.
+    pub(crate) fn mechanisms(&self) -> Result<Vec<MechanismInfo>, Error> {
+        let limit = Duration::from_secs(30);
+        let answer = ask(self, "--mechanisms", Placement::default(), limit)?;
+        serde_json::from_str(&answer).map_err(|error| Error::Answer(error.to_string()))
     }
 
     pub(crate) fn error(&self, source: io::Error) -> Error {
@@ -190,6 +199,22 @@ impl MechanismInfo {
     pub fn is_supported(&self) -> bool {
         self.supported == "yes"
     }
+
+    /// An entry for this mechanism with parameters as the plan carries them.
+    pub(crate) fn entry(&self, params: Params) -> Result<LoweringEntry, Error> {
+        let digest = self.decl_digest.parse();
+        Ok(LoweringEntry {
+            id: self.id.clone(),
+            version: self.version,
+            phase_code: self.phase_code,
+            param_digest: params.digest(),
+            params,
+            decl_digest: Some(digest.map_err(|error: portcullis_core::ParseDigestError| {
+                Error::Answer(error.to_string())
+            })?),
+            standing: Standing::Scheduled,
+        })
+    }
 }
 
 /// Asks a launcher for its mechanisms: the one at `launcher`, or without a path the one that
@@ -205,10 +230,7 @@ impl MechanismInfo {
 ///
 /// [`Error::Launcher`] where it can't be run, [`Error::Answer`] where it does not answer.
 pub fn mechanisms(launcher: Option<&Path>) -> Result<Vec<MechanismInfo>, Error> {
-    let launcher = Launcher::choose(launcher)?;
-    let limit = Duration::from_secs(30);
-    let answer = ask(&launcher, "--mechanisms", Placement::default(), limit)?;
-    serde_json::from_str(&answer).map_err(|error| Error::Answer(error.to_string()))
+    Launcher::choose(launcher)?.mechanisms()
 }
 
 /// Runs a launcher for what it prints.
