@@ -22,6 +22,7 @@ use crate::control::Control;
 use crate::error::Error;
 use crate::launcher::{Launcher, ask};
 use crate::plan::{Draft, Plan, Request};
+use crate::report::Way;
 use crate::spawn::{Placement, pipe, place, sealed};
 
 /// Where the program's standard input comes from, or its output goes.
@@ -89,6 +90,7 @@ pub struct Command {
     setup_limit: Duration,
     trace: bool,
     die_with_parent: bool,
+    way: Way,
 }
 
 impl Command {
@@ -114,6 +116,7 @@ impl Command {
             setup_limit: Duration::from_secs(30),
             trace: false,
             die_with_parent: false,
+            way: Way::InPlace,
         }
     }
 
@@ -300,6 +303,21 @@ impl Command {
         self
     }
 
+    /// Sets which process becomes the program: [`Way::InPlace`] unless set, which is taken where the plan
+    /// allows it. Where a mechanism needs a launcher that outlives the exec, the program is a child of
+    /// one. [`Report::way`](crate::Report::way) says which way was taken.
+    pub fn way(&mut self, way: Way) -> &mut Self {
+        self.way = way;
+        self
+    }
+
+    fn launcher_arguments(&self) -> &'static [&'static str] {
+        match self.way {
+            Way::Child => &[],
+            Way::InPlace => &["--prefer-in-place"],
+        }
+    }
+
     /// Has the launcher note the microseconds that its stages take.
     pub fn trace(&mut self, on: bool) -> &mut Self {
         self.trace = on;
@@ -361,7 +379,8 @@ impl Command {
         let plan = self.plan(&launcher)?;
         let _directory = self.directory.as_deref().map(open_directory).transpose()?;
         let (wires, _ours) = Wires::new(&plan)?;
-        ask(&launcher, "--explain", wires.placement(&plan), self.setup_limit)
+        let question = [&["--explain"], self.launcher_arguments()].concat();
+        ask(&launcher, &question, wires.placement(&plan), self.setup_limit)
     }
 
     fn plan(&self, launcher: &Launcher) -> Result<Plan, Error> {
@@ -418,7 +437,7 @@ impl Command {
         with.trace = self.trace;
         with.die_with_parent = self.die_with_parent;
         with.directory = directory.as_ref().map(AsRawFd::as_raw_fd);
-        let process = place(&launcher, &[], &with)?;
+        let process = place(&launcher, self.launcher_arguments(), &with)?;
         // The launcher has its own copies: with ours open, no pipe would ever show its end.
         drop((wires, theirs, plan));
         let control = Control::new(control);

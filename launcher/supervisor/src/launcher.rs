@@ -91,7 +91,7 @@ impl Launcher {
     /// Its mechanisms, as it describes them.
     pub(crate) fn mechanisms(&self) -> Result<Vec<MechanismInfo>, Error> {
         let limit = Duration::from_secs(30);
-        let answer = ask(self, "--mechanisms", Placement::default(), limit)?;
+        let answer = ask(self, &["--mechanisms"], Placement::default(), limit)?;
         serde_json::from_str(&answer).map_err(|error| Error::Answer(error.to_string()))
     }
 
@@ -236,7 +236,7 @@ pub fn mechanisms(launcher: Option<&Path>) -> Result<Vec<MechanismInfo>, Error> 
 /// Runs a launcher for what it prints.
 pub(crate) fn ask(
     launcher: &Launcher,
-    question: &str,
+    question: &[&str],
     mut with: Placement,
     limit: Duration,
 ) -> Result<String, Error> {
@@ -246,7 +246,7 @@ pub(crate) fn ask(
     let fds: [(BorrowedFd<'_>, u32); 3] =
         [(null.as_fd(), 0), (out_end.as_fd(), 1), (err_end.as_fd(), 2)];
     with.fds.extend(fds.map(|(fd, target)| (fd.as_raw_fd(), target)));
-    let mut process = place(launcher, &[question], &with)?;
+    let mut process = place(launcher, question, &with)?;
     drop((out_end, err_end));
     let answered =
         wait_for(&out, Some(limit)).map_err(Error::system("waiting for the launcher"))?;
@@ -276,7 +276,7 @@ pub(crate) fn ask(
     match status {
         Some(3) => Err(refused(complaint)),
         Some(4) => Err(Error::Faulted { what: complaint.into(), report: Box::default() }),
-        _ => Err(Error::Answer(format!("{question} ended with {status:?}: {complaint}"))),
+        _ => Err(Error::Answer(format!("{question:?} ended with {status:?}: {complaint}"))),
     }
 }
 

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use portcullis_core::mechanism::{
-    ChildPid, Declaration, Demonstration, Fault, Host, Mechanism, OpenError, Opening, Phase,
+    Attendee, Declaration, Demonstration, Fault, Host, Mechanism, OpenError, Opening, Phase,
     Repeat, Stop, Support,
 };
 use portcullis_core::{Lowering, Params};
@@ -45,7 +45,7 @@ macro_rules! mechanism {
             fn lower(&self, _: &Params, launch: &mut Lowering<'_>) -> Result<(), Stop> {
                 $lower(launch)
             }
-            fn attend(&self, _: &Params, child: ChildPid) -> Result<(), Fault> {
+            fn attend(&self, _: &Params, child: Attendee) -> Result<(), Fault> {
                 $attend(child)
             }
             fn probe(&self, _: &dyn Host) -> Support {
