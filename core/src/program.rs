@@ -514,12 +514,10 @@ impl Program {
         OpId(self.ops.len() - 1)
     }
 
-    /// Adds an op of the launcher's own just before the last, and says at which place: what is to happen
-    /// when all but the exec has.
-    pub fn push_before_last(&mut self, op: Op) -> usize {
-        let place = self.ops.len().saturating_sub(1);
-        self.ops.insert(place, (Owner::Launcher, op));
-        place
+    /// Adds an op of the launcher's own just before the last: what is to happen when all but the exec
+    /// has.
+    pub fn push_before_last(&mut self, op: Op) {
+        self.ops.insert(self.ops.len().saturating_sub(1), (Owner::Launcher, op));
     }
 
     /// The ops, in the order in which the child makes them, each with its owner.

@@ -171,13 +171,13 @@ fn launch<W: Write>(
     schedule.check_requirements()?;
 
     // 11. Everything that the child needs is built now; after this nothing is allocated for it.
+    let [.., control] = numbers;
     let in_place = in_place::is_wanted(way, &plan, &schedule, &lowering)?;
     let waits = lowering.wants_rendezvous() && !in_place;
     let rendezvous = if waits { Some(rendezvous_pipe()?) } else { None };
     let release_fd = rendezvous.as_ref().map(|(read, _)| read.as_raw_fd());
     let lowered = if in_place {
         lowering.inherit_parent_death_signal(in_place::death_signal()?);
-        let [.., control] = numbers;
         lowering.keep_borrowed(&control);
         lowering.finish(in_place::prologue())
     } else {
@@ -185,9 +185,14 @@ fn launch<W: Write>(
         lowering.finish(prologue(release_fd))
     };
     drop(stage);
+    let (attendee, foreseen) = (attendee_of(getpid()), &foreseen);
+    let mut here = InPlace { lowered, schedule: &schedule, foreseen, control, error, attendee };
     if purpose == Purpose::Explain {
+        if in_place {
+            here.foretell(transcript);
+        }
         let mut text = Vec::new();
-        explain::write(&mut text, &plan, &schedule, &lowered, in_place)
+        explain::write(&mut text, &plan, &schedule, &here.lowered, in_place)
             .and_then(|()| io::stdout().write_all(&text))
             .map_err(|error| Stop::fault(format!("writing the explanation: {error}")))?;
         return Ok(None);
@@ -195,12 +200,9 @@ fn launch<W: Write>(
     only_task()?;
     flush(transcript)?;
     if in_place {
-        let [.., control] = numbers;
-        let attendee = attendee(getpid());
-        let (schedule, foreseen) = (&schedule, &foreseen);
-        let launch = InPlace { lowered, schedule, foreseen, control, error, attendee };
-        return Err(launch.become_workload(transcript));
+        return Err(here.become_workload(transcript));
     }
+    let InPlace { lowered, error, .. } = here;
     if rendezvous.is_none() {
         out_of_reach()?;
     }
@@ -216,7 +218,7 @@ fn launch<W: Write>(
     };
     let mut child = process::spawn(program, Some(error.as_raw_fd()), options)
         .map_err(|error| clone_failed(&error, options))?;
-    let attendee = attendee(child.pid());
+    let attendee = attendee_of(child.pid());
     transcript.state(LauncherState::ChildCreated);
     transcript.note(&format!("mechanism=clone3 child_pid={}", attendee.pid));
     let noted = |time| notes.iter().filter(move |(when, ..)| *when == time);
@@ -423,7 +425,7 @@ fn shape(fd: BorrowedFd<'_>) -> Result<Option<DescriptorShape>, Errno> {
     Ok(Some(DescriptorShape { kind, writable: access == OFlags::WRONLY || access == OFlags::RDWR }))
 }
 
-fn attendee(pid: Pid) -> Attendee {
+fn attendee_of(pid: Pid) -> Attendee {
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     Attendee { pid: pid.as_raw_pid(), uid, gid }
 }

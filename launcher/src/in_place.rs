@@ -82,6 +82,23 @@ impl InPlace<'_> {
         }
     }
 
+    /// Adds the step that tells what has been done when it is reached.
+    pub(crate) fn foretell<W: Write>(
+        &mut self,
+        transcript: &TranscriptWriter<W>,
+    ) -> TranscriptWriter<Vec<u8>> {
+        let mut ahead = transcript.ahead();
+        ahead.state(LauncherState::ChildCreated);
+        ahead.note(&format!("mechanism=in_place child_pid={}", self.attendee.pid));
+        let Lowered { program, remarks, notes, .. } = &mut self.lowered;
+        for (_, _, text) in notes.iter() {
+            ahead.note(text);
+        }
+        tell_results(&mut ahead, self.schedule, program, remarks, self.foreseen);
+        program.push_before_last(Op::write_all(self.control, ahead.text()));
+        ahead
+    }
+
     fn attempt<W: Write>(
         mut self,
         transcript: &mut TranscriptWriter<W>,
@@ -98,7 +115,6 @@ impl InPlace<'_> {
             })?;
         }
         // 13. The launcher's part, from inside.
-        let pid = self.attendee.pid;
         for it in self.schedule.entries() {
             it.mechanism.attend(&it.entry.params, self.attendee)?;
         }
@@ -109,15 +125,10 @@ impl InPlace<'_> {
         fcntl_setfd(control, FdFlags::CLOEXEC).map_err(|errno| {
             Stop::fault(format!("setting close-on-exec of the control channel: {errno}"))
         })?;
-        let mut ahead = transcript.ahead();
-        ahead.state(LauncherState::ChildCreated);
-        ahead.note(&format!("mechanism=in_place child_pid={pid}"));
-        self.lowered.notes.iter().for_each(|(_, _, text)| ahead.note(text));
-        let Lowered { program, remarks, .. } = &mut self.lowered;
-        tell_results(&mut ahead, self.schedule, program, remarks, self.foreseen);
-        let told = program.push_before_last(Op::write_all(self.control, ahead.text()));
+        let ahead = self.foretell(transcript);
         let parent = getppid().map_or(0, |pid| pid.as_raw_pid().unsigned_abs());
-        let (program, failure) = process::become_it(std::mem::take(program), parent);
+        let program = std::mem::take(&mut self.lowered.program);
+        let (program, failure) = process::become_it(program, parent);
         let Some(failure) = failure else {
             return Err(Stop::fault("the program ended without an exec"));
         };
@@ -126,7 +137,8 @@ impl InPlace<'_> {
         let _ = process::hold_signals();
         let _ = rustix::io::write(&self.error, &failure.to_bytes());
         let step = failure.step as usize;
-        if step > told {
+        // The exec is the last, and the step before it told all.
+        if step + 1 == program.ops().len() {
             transcript.follow(&ahead);
         }
         Err(failed(transcript, &program, self.schedule, step, Some(failure.errno)))

@@ -75,6 +75,17 @@ mechanism!(
     |_| Err(Fault { what: "attending failed".into(), note: Some("attend=failed fail_closed") })
 );
 
+mechanism!(
+    AtEnd,
+    "test.end.mark.v1",
+    |launch: &mut Lowering<'_>| {
+        let file = std::env::var_os("TEST_LAUNCHER_END").unwrap_or_default();
+        launch.at_end(move || std::fs::write(&file, "ended").map_err(|error| error.to_string()));
+        Ok(())
+    },
+    |_| Ok(())
+);
+
 fn main() -> std::process::ExitCode {
     if std::env::var_os("TEST_LAUNCHER_THREAD").is_some() {
         thread::spawn(|| thread::sleep(Duration::from_secs(60)));
