@@ -124,7 +124,7 @@ pub enum LogFlag {
     SameExecOff,
     /// What the workload is denied after the exec too, which is not logged otherwise.
     NewExecOn,
-    /// Nothing of what layers deny that the workload itself adds.
+    /// Nothing of what later layers deny, the workload's own included.
     SubdomainsOff,
 }
 
