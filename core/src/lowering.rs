@@ -173,8 +173,13 @@ impl<'a> Lowering<'a> {
 
     /// Whether a mechanism of this id is scheduled in this launch.
     pub fn schedules(&self, id: &str) -> bool {
-        let mut scheduled = self.schedule.iter().flat_map(|schedule| schedule.entries());
-        scheduled.any(|it| it.entry.id == id)
+        self.times_scheduled(id) > 0
+    }
+
+    /// How often a mechanism of this id is scheduled in this launch.
+    pub fn times_scheduled(&self, id: &str) -> usize {
+        let scheduled = self.schedule.iter().flat_map(|schedule| schedule.entries());
+        scheduled.filter(|it| it.entry.id == id).count()
     }
 
     /// From here on, what is pushed is `owner`'s.
