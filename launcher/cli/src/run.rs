@@ -39,9 +39,18 @@ pub(crate) struct Run {
     /// Grant reading below PATH, and no executing.
     #[arg(long, value_name = "PATH")]
     read_only: Vec<PathBuf>,
+    /// Grant executing below PATH, and no reading.
+    #[arg(long, value_name = "PATH")]
+    exec: Vec<PathBuf>,
     /// Grant everything below PATH.
     #[arg(long, value_name = "PATH")]
     write: Vec<PathBuf>,
+    /// Grant connecting to this TCP port, and to no other.
+    #[arg(long, value_name = "PORT")]
+    connect: Vec<u16>,
+    /// Grant binding to this TCP port, and to no other.
+    #[arg(long, value_name = "PORT")]
+    bind: Vec<u16>,
     /// Deny the network: an empty network namespace, and no socket of any family.
     #[arg(long)]
     no_network: bool,
@@ -120,7 +129,8 @@ impl Run {
         let (program, arguments) = self.program.split_first().ok_or("no program is named")?;
         let mut command = Command::new(program);
         command.args(arguments).die_with_parent(true);
-        let system = [&self.read, &self.read_only, &self.write].iter().all(|it| it.is_empty());
+        let paths = [&self.read, &self.read_only, &self.exec, &self.write];
+        let system = paths.iter().all(|it| it.is_empty());
         if system {
             for root in SYSTEM_ROOTS.iter().filter(|root| Path::new(root).exists()) {
                 command.read(root).exec(root);
@@ -131,6 +141,15 @@ impl Run {
         }
         for root in &self.read_only {
             command.read(root);
+        }
+        for root in &self.exec {
+            command.exec(root);
+        }
+        for port in &self.connect {
+            command.connect(*port);
+        }
+        for port in &self.bind {
+            command.bind(*port);
         }
         for root in &self.write {
             command.write(root);

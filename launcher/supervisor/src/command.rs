@@ -208,6 +208,20 @@ impl Command {
         self
     }
 
+    /// Grants connecting to a TCP port of any host; connecting to any other is then denied, as is every
+    /// file that no root grants. (Landlock ABI 4, Linux 6.7.)
+    pub fn connect(&mut self, port: u16) -> &mut Self {
+        self.landlock().connect.get_or_insert_default().push(port);
+        self
+    }
+
+    /// Grants binding a TCP socket to a port; binding to any other is then denied. (Landlock ABI 4, Linux
+    /// 6.7.)
+    pub fn bind(&mut self, port: u16) -> &mut Self {
+        self.landlock().bind.get_or_insert_default().push(port);
+        self
+    }
+
     /// Confines signals and abstract Unix sockets to the program and its descendants, where the kernel
     /// can (Landlock ABI 6, Linux 6.12); says whether it can. Counts only with roots.
     pub fn scope_where_supported(&mut self) -> bool {
@@ -279,7 +293,7 @@ impl Command {
 
     /// Leaves the mechanism of this id out where the launcher says that this kernel, for this user,
     /// can't do it; the report then has it, and why, under [`missing`](crate::Report::missing). Without
-    /// this, what can't be done is refused.
+    /// this, what can't be done is refused. Of Landlock what can be done is done, right by right.
     pub fn prefer(&mut self, id: impl Into<String>) -> &mut Self {
         self.preferred.push(id.into());
         self
@@ -389,6 +403,13 @@ impl Command {
             Target { argv: argv.collect(), envp: self.environment.clone(), ..Target::default() };
         let exec = Exec { program: (&self.program).into(), search: (&self.search).into() };
         let mut requests = self.requests.clone();
+        let landlock = self.landlock.clone().map(|mut policy| {
+            policy.abi = policy.abi.max(policy.least_abi());
+            if self.preferred.iter().any(|id| id == landlock::ID) {
+                policy.compat = landlock::Compat::Prefer;
+            }
+            policy
+        });
         if self.namespaces {
             requests.push(Request::of(&UserNamespace {})?);
             requests.push(Request::of(&NetworkNamespace {})?);
@@ -396,7 +417,7 @@ impl Command {
         Draft {
             target,
             exec,
-            landlock: self.landlock.as_ref(),
+            landlock: landlock.as_ref(),
             seccomp: self.seccomp.as_ref(),
             requests: &requests,
             preferred: &self.preferred,
