@@ -51,9 +51,11 @@ mod launcher;
 mod plan;
 mod report;
 mod spawn;
+mod stdio;
+mod template;
 
 pub use child::{Child, Output};
-pub use command::{Command, Stdio};
+pub use command::Command;
 pub use error::Error;
 pub use launcher::{DemonstrationInfo, MechanismInfo, bundled_launcher, mechanisms};
 pub use portcullis_core::Params;
@@ -62,3 +64,5 @@ pub use portcullis_core::plan::LoweringEntry;
 pub use portcullis_core::state::{LauncherState, PhaseGroup, PhaseResult, RefusalReason};
 pub use portcullis_mechanisms as mechanism;
 pub use report::{Remark, Report, Stopped, Way};
+pub use stdio::Stdio;
+pub use template::Template;
