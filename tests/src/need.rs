@@ -23,6 +23,8 @@ pub enum Need {
     Strace,
     /// `nm`.
     Nm,
+    /// `ionice`.
+    Ionice,
     /// `/usr/bin/python3`.
     Python,
     /// A Python with cbor2: see [`python`].
@@ -60,6 +62,7 @@ impl Need {
             Self::Cargo => missing(env!("CARGO"), "--version"),
             Self::Strace => missing("strace", "-V"),
             Self::Nm => missing("nm", "--version"),
+            Self::Ionice => missing("ionice", "--version"),
             Self::Cbor2 => {
                 let found = python().args(["-c", "import cbor2"]).stderr(Stdio::null()).status();
                 let found = found.is_ok_and(|status| status.success());
