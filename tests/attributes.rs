@@ -15,7 +15,9 @@ use portcullis::mechanism::rlimits::{Bound, Limit, Resource, Rlimits};
 use portcullis::mechanism::stdio::StandardStreams;
 use portcullis::mechanism::userns::UserNamespace;
 use portcullis::{Child, Command, Error, OpenError, Params, RefusalReason, Stdio};
-use portcullis_core::descriptor::{DescriptorKind, DescriptorRole, DescriptorShape, DescriptorSlot};
+use portcullis_core::descriptor::{
+    DescriptorKind, DescriptorRole, DescriptorShape, DescriptorSlot,
+};
 use portcullis_core::mechanism::Policy;
 use portcullis_tests::{Host, Need, Signal, read_proc, run, send, tests};
 use rustix::fs::{Mode, OFlags, open};
@@ -136,7 +138,8 @@ fn every_limit_is_the_kernels_and_no_other_is_touched() {
 }
 
 fn soft_and_hard_limits_are_told_apart_and_unlimited_is_one() {
-    let policy = json!({"nofile": {"soft": 32, "hard": 64}, "core": {"soft": 0, "hard": "unlimited"}});
+    let policy =
+        json!({"nofile": {"soft": 32, "hard": 64}, "core": {"soft": 0, "hard": "unlimited"}});
     let mut command = shell("echo; read line");
     if limit(std::process::id(), "Max core file size")[1] != "unlimited" {
         return;
@@ -164,10 +167,12 @@ fn a_limit_is_enforced() {
 /// A hard limit above the present one, unless none can be.
 fn higher() -> Option<(Resource, u64)> {
     let candidates = [Resource::Rtprio, Resource::Nice, Resource::Memlock, Resource::Sigpending];
-    LINES.iter().filter(|(resource, _)| candidates.contains(resource)).find_map(|(resource, line)| {
-        let hard: u64 = limit(std::process::id(), line)[1].parse().ok()?;
-        Some((*resource, hard + 1))
-    })
+    LINES.iter().filter(|(resource, _)| candidates.contains(resource)).find_map(
+        |(resource, line)| {
+            let hard: u64 = limit(std::process::id(), line)[1].parse().ok()?;
+            Some((*resource, hard + 1))
+        },
+    )
 }
 
 fn has_capability(number: u32) -> bool {
@@ -342,7 +347,8 @@ fn after_the_launchers_death(policy: Option<&ProcessAttributes>) -> String {
     if let Some(policy) = policy {
         command.mechanism(policy).unwrap();
     }
-    let mut child = command.stdin(Stdio::piped()).stdout(write).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(write).stderr(Stdio::piped()).spawn().unwrap();
     drop(command);
     child.stderr.as_mut().unwrap().read_exact(&mut [0]).unwrap();
     send(child.launcher_id(), Signal::KILL);
@@ -389,7 +395,10 @@ fn timers_are_as_late_as_the_policy_lets_them() {
     let script = "cat /proc/self/timerslack_ns";
     let policy = ProcessAttributes { timer_slack_ns: Some(1_234_567), ..Default::default() };
     assert_eq!(said(script, &policy), "1234567");
-    assert_eq!(said_without(script), fs::read_to_string("/proc/self/timerslack_ns").unwrap().trim());
+    assert_eq!(
+        said_without(script),
+        fs::read_to_string("/proc/self/timerslack_ns").unwrap().trim()
+    );
 }
 
 fn huge_pages_are_off_in_the_workload() {
@@ -621,7 +630,7 @@ fn main() -> ExitCode {
         priorities_that_take_a_privilege_are_applied_or_refused_by_name: [],
         a_privilege_that_only_the_kernel_can_miss_stops_at_the_call_that_takes_it: [USERNS],
         the_scheduling_policy_is_the_kernels: [],
-        the_io_priority_is_the_kernels: [Need::Ionice],
+        the_io_priority_is_the_kernels: [Need::UtilLinux],
         an_oom_score_is_adjusted_and_the_launchers_put_back: [],
         an_oom_score_below_what_is_allowed_is_refused_by_name: [],
         the_signal_of_a_launchers_death_is_the_policys: [],

@@ -19,8 +19,8 @@ use portcullis_core::program::Op;
 use portcullis_core::state::RefusalReason;
 use portcullis_core::{Digest, Lowering, OsText, Params};
 use rustix::fs::{
-    Access, AtFlags, CWD, MemfdFlags, Mode, OFlags, SealFlags, accessat, fchmod, fchown, fcntl_add_seals,
-    fcntl_getfl, fstat, memfd_create, open, sendfile,
+    Access, AtFlags, CWD, MemfdFlags, Mode, OFlags, SealFlags, accessat, fchmod, fchown,
+    fcntl_add_seals, fcntl_getfl, fstat, memfd_create, open, sendfile,
 };
 use rustix::fs::{Gid, Uid};
 use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_setfd, retry_on_intr};
@@ -289,9 +289,8 @@ fn verified_copy(executable: BorrowedFd<'_>, digest: FileDigest) -> Result<Owned
 }
 
 fn sealed_copy(file: BorrowedFd<'_>) -> Result<OwnedFd, Stop> {
-    let fault = |errno: Errno| {
-        Stop::fault(format!("making a sealed copy of the executable: {errno}"))
-    };
+    let fault =
+        |errno: Errno| Stop::fault(format!("making a sealed copy of the executable: {errno}"));
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let copy = match memfd_create("program", flags | MemfdFlags::EXEC) {
         // Linux before 6.3 does not know the flag, and makes executable what it makes.

@@ -153,9 +153,9 @@ pub struct DeathSignal(pub u32);
 /// The names of [signal(7)](https://man7.org/linux/man-pages/man7/signal.7.html) in the order of their
 /// numbers, from 1 on, as `x86_64` and `aarch64` have them.
 const SIGNALS: [&str; 31] = [
-    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
-    "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
-    "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
+    "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
+    "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
 ];
 
 impl<'de> Deserialize<'de> for DeathSignal {
@@ -294,8 +294,12 @@ impl ProcessAttributes {
         if self.timer_slack_ns == Some(0) {
             return Err("timer_slack_ns is 0, and is 1 at the least".into());
         }
-        if self.timer_slack_ns.is_some() && self.scheduler.is_some_and(|it| it.policy.is_real_time()) {
-            return Err("timer_slack_ns is named, and timers of a real-time policy have none".into());
+        if self.timer_slack_ns.is_some()
+            && self.scheduler.is_some_and(|it| it.policy.is_real_time())
+        {
+            return Err(
+                "timer_slack_ns is named, and timers of a real-time policy have none".into()
+            );
         }
         Ok(())
     }
@@ -499,7 +503,9 @@ fn adjust_oom_score(adjustment: i32, launch: &mut Lowering<'_>) -> Result<(), St
         }
         Err(error) => return Err(Stop::fault(format!("writing {adjustment} to {FILE}: {error}"))),
     }
-    launch.at_end(move || set(&before).map_err(|error| format!("writing {before:?} to {FILE}: {error}")));
+    launch.at_end(move || {
+        set(&before).map_err(|error| format!("writing {before:?} to {FILE}: {error}"))
+    });
     Ok(())
 }
 
@@ -606,7 +612,8 @@ mod tests {
             (json!({"scheduler": {"policy": "deadline"}}), "deadline"),
             (json!({"scheduler": {"policy": "idle", "nice": 1}}), "nice"),
         ] {
-            let error = Set.open(&Params::of(&policy).unwrap(), &mut Opening::default()).unwrap_err();
+            let error =
+                Set.open(&Params::of(&policy).unwrap(), &mut Opening::default()).unwrap_err();
             assert!(error.to_string().contains(part), "{policy}: {error}");
         }
     }
@@ -614,7 +621,9 @@ mod tests {
     #[test]
     fn a_cpu_that_the_launcher_may_not_use_is_a_missing_primitive() {
         for cpu in [100_000, u32::MAX] {
-            let Err(Stop::Refused(refusal)) = lower(&json!({"cpus": [cpu]})) else { panic!("{cpu}") };
+            let Err(Stop::Refused(refusal)) = lower(&json!({"cpus": [cpu]})) else {
+                panic!("{cpu}")
+            };
             assert_eq!(refusal.reason, RefusalReason::MissingPrimitive);
             assert!(refusal.detail.contains(&cpu.to_string()), "{}", refusal.detail);
         }

@@ -228,7 +228,11 @@ struct Each {
 impl Serialize for Limit {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Self { soft, hard } = *self;
-        if soft == hard { soft.serialize(serializer) } else { Each { soft, hard }.serialize(serializer) }
+        if soft == hard {
+            soft.serialize(serializer)
+        } else {
+            Each { soft, hard }.serialize(serializer)
+        }
     }
 }
 
@@ -397,7 +401,8 @@ mod tests {
             assert_eq!(serde_json::to_value(resource).unwrap(), name);
         }
         let number = |resource: Resource| resource.kernels() as u32;
-        let numbers = [Resource::Cpu, Resource::Core, Resource::Nofile, Resource::Rttime].map(number);
+        let numbers =
+            [Resource::Cpu, Resource::Core, Resource::Nofile, Resource::Rttime].map(number);
         assert_eq!(numbers, [0, 4, 7, 15]);
     }
 

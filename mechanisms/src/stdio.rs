@@ -245,9 +245,11 @@ mod tests {
     #[test]
     fn each_slot_is_copied_to_its_number() {
         let (read, write) = pipe().unwrap();
-        let slots = [slot(&write, DescriptorRole::Stderr, 9), slot(&read, DescriptorRole::Stdin, 8)];
+        let slots =
+            [slot(&write, DescriptorRole::Stderr, 9), slot(&read, DescriptorRole::Stdin, 8)];
         let (input, error) = (read.as_raw_fd(), write.as_raw_fd());
-        let calls = [format!("dup3(fd {input}, fd 0, 0) = 0"), format!("dup3(fd {error}, fd 2, 0) = 2")];
+        let calls =
+            [format!("dup3(fd {input}, fd 0, 0) = 0"), format!("dup3(fd {error}, fd 2, 0) = 2")];
         assert_eq!(lower(&slots).unwrap(), calls);
     }
 
@@ -294,7 +296,8 @@ mod tests {
 
     #[test]
     fn what_a_plan_can_not_declare_is_told_with_what_to_do() {
-        for (path, part) in [("/dev/null", "device"), ("/", "directory"), ("/no/such", "/no/such")] {
+        for (path, part) in [("/dev/null", "device"), ("/", "directory"), ("/no/such", "/no/such")]
+        {
             let error = opened(&named(path)).unwrap_err().to_string();
             assert!(error.contains(part) && error.contains("stdin"), "{error}");
         }
@@ -314,7 +317,8 @@ mod tests {
             ..StandardStreams::default()
         };
         let slots = opened(&policy).unwrap();
-        let roles: Vec<_> = slots.iter().map(|(slot, _)| (slot.role, slot.expected.writable)).collect();
+        let roles: Vec<_> =
+            slots.iter().map(|(slot, _)| (slot.role, slot.expected.writable)).collect();
         assert_eq!(roles, [(DescriptorRole::Stderr, true), (DescriptorRole::Stdout, true)]);
         for (_, fd) in slots {
             rustix::io::write(&File::from(fd), b"+").unwrap();
