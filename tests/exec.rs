@@ -13,7 +13,7 @@ use portcullis::{Command, Error, OpenError, Output, RefusalReason, Stdio};
 use portcullis_core::Params;
 use portcullis_core::descriptor::DescriptorRole;
 use portcullis_tests::{Host, Need, VERSION_1_FRAMES, launcher, run, tests, write_program};
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{Mode, OFlags, SealFlags as Seals, open};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -81,26 +81,30 @@ fn a_file_without_an_execute_bit_is_told_as_that() {
 }
 
 fn a_file_on_a_noexec_mount_is_told_as_that() {
-    // Whichever there is that this user can write to.
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-    let noexec = mounts.lines().filter_map(|line| {
-        let fields: Vec<_> = line.split(' ').collect();
-        fields[3].split(',').any(|option| option == "noexec").then(|| fields[1].to_owned())
-    });
-    let Some(folder) = noexec.filter_map(|mount| TempDir::new_in(mount).ok()).next() else {
-        return;
-    };
-    let path = folder.path().join("program");
-    write_program(&path, &fs::read("/bin/true").unwrap());
+    let folder = TempDir::new().unwrap();
+    // A mount of another process's, in which it puts a program and waits.
+    let script = "mount -t tmpfs -o noexec none \"$1\" && cp /bin/true \"$1\" && echo && read line";
+    let mut owner = std::process::Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "/bin/sh", "-c", script, "sh"])
+        .arg(folder.path())
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    owner.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    let path = format!("/proc/{}/root{}/true", owner.id(), folder.path().display());
+    let path = Path::new(&path);
     let mut host = Host::default();
     host.body.descriptor_table.clear();
-    host.slot(Host::EXE, DescriptorRole::TargetExe, &path);
-    host.run().faulted("noexec");
+    host.slot(Host::EXE, DescriptorRole::TargetExe, path);
+    host.run().faulted("# child errno=13\n");
     // The copy that a digest is verified of would be on another mount.
-    let mut host = readable_at_exe(&path);
-    let digest = FileDigest::of(&fs::read(&path).unwrap()).to_string();
+    let mut host = readable_at_exe(path);
+    let digest = FileDigest::of(&fs::read(path).unwrap()).to_string();
     host.entry(EXEC).params = Params::of(&json!({"digest": digest})).unwrap();
     host.run().refused("HandleMismatch", "noexec");
+    drop(owner.stdin.take());
+    owner.wait().unwrap();
 }
 
 fn a_file_that_another_process_writes_to_is_told_as_that() {
@@ -202,7 +206,6 @@ fn a_pinned_program_runs_from_a_copy_that_nobody_can_change() {
     assert_eq!(fs::read(&exe).unwrap(), shell.contents);
     let image = fs::File::open(&exe).unwrap();
     let seals = rustix::fs::fcntl_get_seals(&image).unwrap();
-    use rustix::fs::SealFlags as Seals;
     assert!(seals.contains(Seals::SEAL | Seals::SHRINK | Seals::GROW | Seals::WRITE), "{seals:?}");
     let mode = image.metadata().unwrap().permissions().mode() & 0o7777;
     assert_eq!(mode, 0o555);
@@ -342,7 +345,7 @@ fn main() -> ExitCode {
     run(tests![
         a_file_that_is_no_program_is_told_as_that: [],
         a_file_without_an_execute_bit_is_told_as_that: [],
-        a_file_on_a_noexec_mount_is_told_as_that: [],
+        a_file_on_a_noexec_mount_is_told_as_that: [USERNS, Need::UtilLinux],
         a_file_that_another_process_writes_to_is_told_as_that: [],
         an_interpreter_that_is_not_there_is_told_as_that: [],
         a_script_that_the_plan_does_not_call_one_is_told_as_that: [],

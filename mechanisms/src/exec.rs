@@ -236,7 +236,8 @@ impl Mechanism for Execveat {
 /// The file, to be read: what an `O_PATH` fd does not allow.
 fn readable(path: &Path) -> Result<OwnedFd, OpenError> {
     let unusable = |why: &dyn fmt::Display| {
-        let why = format!("program {path:?}: to verify its digest it must be read: {why}");
+        let path = path.display();
+        let why = format!("program {path}: to verify its digest it must be read: {why}");
         OpenError::Unusable(why)
     };
     // Should it have become a FIFO since it was found to be a file, nobody waits for its other end.

@@ -8,22 +8,22 @@ use portcullis_core::Lowering;
 
 use crate::userns;
 
-/// A capability, by its number in [capabilities(7)].
+/// A `CAP_SYS_…`, by its number in [capabilities(7)].
 ///
 /// [capabilities(7)]: https://man7.org/linux/man-pages/man7/capabilities.7.html
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Capability {
-    SysAdmin = 21,
-    SysNice = 23,
-    SysResource = 24,
+    Admin = 21,
+    Nice = 23,
+    Resource = 24,
 }
 
 impl fmt::Display for Capability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::SysAdmin => "CAP_SYS_ADMIN",
-            Self::SysNice => "CAP_SYS_NICE",
-            Self::SysResource => "CAP_SYS_RESOURCE",
+            Self::Admin => "CAP_SYS_ADMIN",
+            Self::Nice => "CAP_SYS_NICE",
+            Self::Resource => "CAP_SYS_RESOURCE",
         })
     }
 }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::fs;
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read, Write};
 
 use portcullis_core::mechanism::{
     Declaration, Demonstration, Host, Mechanism, OpenError, Opening, Phase, Policy, Repeat, Stop,
@@ -430,15 +430,13 @@ fn may_be_nice(nice: i32, launch: &Lowering<'_>) -> Result<(), Stop> {
         .map_err(|errno| Stop::fault(format!("asking for the nice value: {errno}")))?;
     let least = u64::try_from(20 - nice).unwrap_or(0);
     if nice >= present
-        || child_has(Capability::SysNice, launch)
+        || child_has(Capability::Nice, launch)
         || limit_allows(Resource::Nice, least, launch)
     {
         return Ok(());
     }
-    let takes = format_args!(
-        "{} in the initial user namespace, or RLIMIT_NICE {least}",
-        Capability::SysNice
-    );
+    let takes =
+        format_args!("{} in the initial user namespace, or RLIMIT_NICE {least}", Capability::Nice);
     missing(format_args!("nice {nice}, below the launcher's {present},"), takes)
 }
 
@@ -446,21 +444,21 @@ fn may_be_nice(nice: i32, launch: &Lowering<'_>) -> Result<(), Stop> {
 fn may_be_scheduled(scheduler: Scheduler, launch: &Lowering<'_>) -> Result<(), Stop> {
     let Scheduler { policy, priority } = scheduler;
     if !policy.is_real_time()
-        || child_has(Capability::SysNice, launch)
+        || child_has(Capability::Nice, launch)
         || limit_allows(Resource::Rtprio, priority.into(), launch)
     {
         return Ok(());
     }
     let takes = format_args!(
         "{} in the initial user namespace, or RLIMIT_RTPRIO {priority}",
-        Capability::SysNice
+        Capability::Nice
     );
     missing(format_args!("the scheduler {policy:?} with priority {priority}"), takes)
 }
 
 /// `ioprio_check_cap` of the kernel's block/ioprio.c.
 fn may_have_io_priority(priority: IoPriority, launch: &Lowering<'_>) -> Result<(), Stop> {
-    let capabilities = [Capability::SysAdmin, Capability::SysNice];
+    let capabilities = [Capability::Admin, Capability::Nice];
     if priority.class != IoClass::Realtime
         || capabilities.into_iter().any(|capability| child_has(capability, launch))
     {
@@ -487,24 +485,31 @@ fn personality() -> Result<u32, Stop> {
 /// (`__set_oom_adj` of the kernel's fs/proc/base.c).
 fn adjust_oom_score(adjustment: i32, launch: &mut Lowering<'_>) -> Result<(), Stop> {
     const FILE: &str = "/proc/self/oom_score_adj";
-    let set = |value: &str| fs::write(FILE, value);
-    let before = fs::read_to_string(FILE)
-        .map_err(|error| Stop::fault(format!("reading {FILE}: {error}")))?;
-    match set(&adjustment.to_string()) {
+    let fault = |what: &str, error: &io::Error| Stop::fault(format!("{what} {FILE}: {error}"));
+    // Held open to the end: of a launcher that is not dumpable, as it soon is, the file is root's.
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(FILE)
+        .map_err(|error| fault("opening", &error))?;
+    let mut before = String::new();
+    file.read_to_string(&mut before).map_err(|error| fault("reading", &error))?;
+    match file.write_all(adjustment.to_string().as_bytes()) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             let takes = format_args!(
                 "{} in the initial user namespace, or a launcher that was allowed as little",
-                Capability::SysResource
+                Capability::Resource
             );
             let before = before.trim();
             let what = format_args!("oom_score_adj {adjustment}, below the launcher's {before},");
             return missing(what, takes);
         }
-        Err(error) => return Err(Stop::fault(format!("writing {adjustment} to {FILE}: {error}"))),
+        Err(error) => return Err(fault("writing to", &error)),
     }
     launch.at_end(move || {
-        set(&before).map_err(|error| format!("writing {before:?} to {FILE}: {error}"))
+        let put_back = file.write_all(before.as_bytes());
+        put_back.map_err(|error| format!("writing {before:?} to {FILE}: {error}"))
     });
     Ok(())
 }

@@ -322,8 +322,8 @@ fn may_raise(resource: Resource, hard: Bound, launch: &Lowering<'_>) -> Result<(
         let detail = format!("{resource}: the hard limit is {present} here, and {hard} {why}");
         Err(Stop::refuse(RefusalReason::MissingPrimitive, detail))
     };
-    if !privilege::child_has(Capability::SysResource, launch) {
-        let capability = Capability::SysResource;
+    if !privilege::child_has(Capability::Resource, launch) {
+        let capability = Capability::Resource;
         return missing(format!(
             "takes {capability} in the initial user namespace; ask for no more than that, or have \
              who starts the launcher raise it"
