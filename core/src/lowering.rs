@@ -96,6 +96,7 @@ pub struct Lowering<'a> {
     notes: Vec<(NoteTime, Owner, Cow<'static, str>)>,
     remarks: Vec<(Remark, Owner, Cow<'static, str>)>,
     teardown: Teardown,
+    death_signal: i32,
     schedule: Option<&'a Schedule<'a>>,
 }
 
@@ -129,6 +130,7 @@ impl<'a> Lowering<'a> {
             notes: Vec::new(),
             remarks: Vec::new(),
             teardown: Teardown::default(),
+            death_signal: libc::SIGKILL,
             schedule: None,
         }
     }
@@ -186,6 +188,20 @@ impl<'a> Lowering<'a> {
         if !self.items.iter().any(has) {
             self.push(op);
         }
+    }
+
+    /// Has the child sent `signal` when the launcher dies, in place of SIGKILL.
+    pub fn set_parent_death_signal(&mut self, signal: i32) {
+        self.death_signal = signal;
+        self.renew_parent_death_signal();
+    }
+
+    /// Asks for the parent-death signal again, after a call that clears it: one that changes credentials
+    /// (`commit_creds` of the kernel's kernel/cred.c).
+    pub fn renew_parent_death_signal(&mut self) {
+        self.push(Op::parent_death_signal(self.death_signal));
+        // A launcher that died in between sent none.
+        self.push(Op::parent_is_alive());
     }
 
     /// Closes, at this point of the program, every fd that nothing keeps.
@@ -325,6 +341,23 @@ mod tests {
         assert_eq!(names, ["rt_sigprocmask", "close_range", "close_range", "getppid", "dup3"]);
         let Arg::Result(id) = &ops[4].1.args()[0] else { panic!() };
         assert_eq!(id.index(), 3);
+    }
+
+    #[test]
+    fn a_parent_death_signal_that_is_renewed_is_the_one_that_was_set() {
+        let signals = |set: Option<i32>| {
+            let target = Target::default();
+            let mut lowering = Lowering::new(&target, &[]);
+            if let Some(signal) = set {
+                lowering.set_parent_death_signal(signal);
+            }
+            lowering.renew_parent_death_signal();
+            let lowered = lowering.finish(vec![]);
+            let ops = lowered.program.ops().iter().filter(|(_, op)| op.name() == "prctl");
+            ops.map(|(_, op)| op.args()[1].clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(signals(None), [Arg::Int(9)]);
+        assert_eq!(signals(Some(15)), [Arg::Int(15), Arg::Int(15)]);
     }
 
     #[test]

@@ -330,9 +330,7 @@ impl Mechanism for Set {
             launch.push(Op::umask(mask));
         }
         if let Some(DeathSignal(number)) = wire.parent_death_signal {
-            // A launcher that died between the two signals that it was asked for has sent the first.
-            launch.push(Op::parent_death_signal(i32::try_from(number).unwrap_or(libc::SIGKILL)));
-            launch.push(Op::parent_is_alive());
+            launch.set_parent_death_signal(i32::try_from(number).unwrap_or(libc::SIGKILL));
         }
         if let Some(cpus) = &wire.cpus {
             launch.push(Op::set_affinity(affinity(cpus)?));

@@ -321,13 +321,13 @@ mod tests {
             slots.iter().map(|(slot, _)| (slot.role, slot.expected.writable)).collect();
         assert_eq!(roles, [(DescriptorRole::Stderr, true), (DescriptorRole::Stdout, true)]);
         for (_, fd) in slots {
-            rustix::io::write(&File::from(fd), b"+").unwrap();
+            rustix::io::write(File::from(fd), b"+").unwrap();
         }
         assert_eq!(fs::read_to_string(&path).unwrap(), "before++");
         policy.append = false;
         let slots = opened(&policy).unwrap();
         for (_, fd) in slots {
-            rustix::io::write(&File::from(fd), b"-").unwrap();
+            rustix::io::write(File::from(fd), b"-").unwrap();
         }
         assert_eq!(fs::read_to_string(&path).unwrap(), "--");
         fs::remove_file(&path).unwrap();
