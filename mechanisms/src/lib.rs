@@ -6,8 +6,13 @@
 #![deny(missing_docs)]
 
 pub mod ambient_scrub;
+pub mod capabilities;
+mod capability;
 pub mod cgroup;
+pub mod cgroup_limit;
+pub mod credentials;
 pub mod exec;
+mod identity;
 pub mod landlock;
 pub mod netns;
 mod open_path;

@@ -359,7 +359,7 @@ impl Command {
         let exec = Exec { program: (&self.program).into(), search: (&self.search).into() };
         let mut requests = self.requests.clone();
         if self.namespaces {
-            requests.push(Request::of(&UserNamespace {})?);
+            requests.push(Request::of(&UserNamespace::default())?);
             requests.push(Request::of(&NetworkNamespace {})?);
         }
         Draft {
