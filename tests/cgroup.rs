@@ -58,7 +58,7 @@ impl Drop for Parent {
             let _ = fs::remove_dir(leaf);
         }
         let removed = fs::remove_dir(&self.0);
-        assert!(removed.is_ok() || std::thread::panicking(), "{:?}: {removed:?}", self.0);
+        assert!(removed.is_ok() || std::thread::panicking(), "{}: {removed:?}", self.0.display());
     }
 }
 
@@ -235,6 +235,16 @@ fn a_parent_that_is_not_delegated_is_refused_with_its_state() {
     host.run().refused("MissingPrimitive", "(uid 0, gid 0, mode 755), as uid 65534");
 }
 
+fn a_launcher_that_may_not_leave_its_cgroup_is_refused() {
+    let parent = Parent::new();
+    std::os::unix::fs::chown(&parent.0, Some(65534), Some(65534)).unwrap();
+    let mut host = Host::default();
+    host.user = Some(65534);
+    host.slot(11, DescriptorRole::CgroupDir, &parent.0);
+    host.schedule("linux.cgroup.limit.v1", &());
+    host.run().refused("MissingPrimitive", "the nearest cgroup that holds both");
+}
+
 fn a_folder_that_is_no_cgroup_is_refused() {
     let folder = TempDir::new().unwrap();
     let policy = CgroupLimit { parent: folder.path().into(), ..CgroupLimit::default() };
@@ -312,6 +322,7 @@ fn main() -> ExitCode {
         an_explanation_leaves_no_leaf: [LIMIT, DELEGATED],
         a_controller_that_is_not_delegated_is_refused_by_name: [LIMIT, DELEGATED],
         a_parent_that_is_not_delegated_is_refused_with_its_state: [LIMIT, DELEGATED, Need::Root],
+        a_launcher_that_may_not_leave_its_cgroup_is_refused: [LIMIT, DELEGATED, Need::Root],
         a_folder_that_is_no_cgroup_is_refused: [],
         a_process_is_born_in_one_cgroup_only: [],
         who_takes_more_memory_than_the_limit_is_killed: [LIMIT, DELEGATED, MEMORY, Need::Python],

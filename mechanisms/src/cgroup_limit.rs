@@ -1,7 +1,9 @@
 #![doc = include_str!("cgroup_limit.md")]
 
 use std::fmt::Write as _;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use portcullis_core::descriptor::DescriptorRole;
@@ -14,7 +16,8 @@ use portcullis_core::state::RefusalReason;
 use portcullis_core::{Lowering, OsText, Params};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{
-    AtFlags, Dir, FileType, FsWord, Mode, OFlags, fstatfs, mkdirat, openat, unlinkat,
+    Access, AtFlags, CWD, Dir, FileType, FsWord, Mode, OFlags, accessat, fstatfs, mkdirat, openat,
+    unlinkat,
 };
 use rustix::io::{Errno, retry_on_intr};
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -226,23 +229,25 @@ impl Mechanism for Limit {
             return Err(Stop::refuse(RefusalReason::HandleMismatch, detail));
         };
         let parent = Parent::new(open.fd)?;
-        parent.provide(&settings)?;
         let leaf = parent.make_leaf()?;
         // From here on the leaf goes, whatever comes of the launch.
         let (dir, name) = (leaf.dir.as_fd().try_clone_to_owned(), leaf.name.clone());
         launch.at_end(move || leaf.end());
         let dir = dir.map_err(|error| Stop::fault(format!("copying an fd: {error}")))?;
-        let mut note = format!("cgroup_limits={name}");
-        for Setting { file, value, .. } in &settings {
-            write_file(&dir, file, value).map_err(|errno| cannot_set(file, value, errno))?;
-            let _ = write!(note, " {file}={}", value.replace(' ', ","));
-        }
+        parent.check_way_in()?;
         if let Err(errno) = openat(&dir, KILL, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
             let detail = format!(
                 "{KILL} of the leaf can't be written: {errno}; it comes with Linux 5.14, and without it \
                  nothing ends what outlives the workload"
             );
             return Err(Stop::refuse(RefusalReason::MissingPrimitive, detail));
+        }
+        // Last of what touches the parent, for it is not undone.
+        parent.provide(&settings)?;
+        let mut note = format!("cgroup_limits={name}");
+        for Setting { file, value, .. } in &settings {
+            write_file(&dir, file, value).map_err(|errno| cannot_set(file, value, errno))?;
+            let _ = write!(note, " {file}={}", value.replace(' ', ","));
         }
         let fd = launch.keep(dir);
         launch.enter_cgroup(fd);
@@ -254,7 +259,7 @@ impl Mechanism for Limit {
         let Some(at) = cgroup::mounted() else {
             return Support::no("no cgroup2 file system is mounted");
         };
-        let controllers = std::fs::read_to_string(format!("{at}/cgroup.controllers"));
+        let controllers = fs::read_to_string(format!("{at}/cgroup.controllers"));
         let controllers = controllers.unwrap_or_default();
         let controllers = match controllers.trim() {
             "" => "no controllers, so no limits",
@@ -284,6 +289,33 @@ impl<'a> Parent<'a> {
             return Err(Stop::refuse(RefusalReason::HandleMismatch, detail));
         }
         Ok(Self(fd))
+    }
+
+    /// Refuses where the clone would not get into the leaf: a process that goes from one cgroup to another
+    /// writes to the `cgroup.procs` of the nearest that holds both (cgroups(7), "Cgroups delegation").
+    /// Where paths do not tell which that is, the clone will.
+    fn check_way_in(&self) -> Result<(), Stop> {
+        let Some(ancestor) = self.ancestor_with_launcher() else { return Ok(()) };
+        let procs = ancestor.join("cgroup.procs");
+        match accessat(CWD, &procs, Access::WRITE_OK, AtFlags::EACCESS) {
+            Err(errno @ (Errno::ACCESS | Errno::PERM | Errno::ROFS)) => {
+                let detail = format!(
+                    "{} is of the nearest cgroup that holds both the launcher and the parent, and can't be \
+                     written: {errno}; a launcher that runs in the delegated cgroup would help",
+                    procs.display()
+                );
+                Err(Stop::refuse(RefusalReason::MissingPrimitive, detail))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn ancestor_with_launcher(&self) -> Option<PathBuf> {
+        let mount = PathBuf::from(cgroup::mounted()?);
+        let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+        let own = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
+        let parent = fs::read_link(format!("/proc/self/fd/{}", self.0.as_raw_fd())).ok()?;
+        common(&mount, Path::new(own), parent.strip_prefix(&mount).ok()?)
     }
 
     /// Sees to it that the leaf will have the controllers of these settings.
@@ -355,6 +387,16 @@ impl<'a> Parent<'a> {
             }
         }
     }
+}
+
+/// What two paths below `mount` have in common; `None` for one that leads out of a namespace.
+fn common(mount: &Path, one: &Path, other: &Path) -> Option<PathBuf> {
+    let is_name = |it: &Component<'_>| matches!(it, Component::Normal(_));
+    if !one.components().chain(other.components()).all(|it| is_name(&it)) {
+        return None;
+    }
+    let both = one.components().zip(other.components()).take_while(|(one, other)| one == other);
+    Some(mount.join(both.map(|(one, _)| one).collect::<PathBuf>()))
 }
 
 fn cannot_set(file: &str, value: &str, errno: Errno) -> Stop {
@@ -508,6 +550,23 @@ mod tests {
             assert_eq!(reason, RefusalReason::PlanInvalid);
             assert!(detail.contains(part), "{detail}");
         }
+    }
+
+    #[test]
+    fn the_nearest_cgroup_that_holds_both_is_told_by_their_paths() {
+        let common = |one: &str, other: &str| {
+            common(Path::new("/m"), Path::new(one), Path::new(other))
+                .map(|path| path.display().to_string())
+        };
+        for (one, other, both) in [
+            ("", "a/b", "/m/"),
+            ("a/b", "a/c/d", "/m/a"),
+            ("a/b", "a/b", "/m/a/b"),
+            ("ab", "a", "/m/"),
+        ] {
+            assert_eq!(common(one, other).as_deref(), Some(both), "{one} {other}");
+        }
+        assert_eq!(common("../x", "a"), None);
     }
 
     #[test]

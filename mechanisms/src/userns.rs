@@ -274,6 +274,21 @@ impl UserNamespace {
         self.gids().check()
     }
 
+    /// Has the child become `uid` and `gid`, where the maps do not make it so.
+    fn settle(&self, launcher: &Launcher, launch: &mut Lowering<'_>) -> Result<(), Stop> {
+        if self.uids().is_home_to(launcher.uids) && self.gids().is_home_to(launcher.gids) {
+            return Ok(());
+        }
+        // The launcher's own uid may be 0 inside, and to leave that one empties the effective set
+        // (capabilities(7), "Effect of user ID changes on capabilities"). What else is set up in the
+        // namespace needs it.
+        launch.push(Op::keep_capabilities());
+        become_user(launch, self.uid, self.gid);
+        let all = all_capabilities()?.0;
+        launch.push(Op::set_capabilities(all, all, 0));
+        Ok(())
+    }
+
     /// Whether the namespace has this uid.
     pub(crate) fn has_uid(&self, uid: u32) -> bool {
         self.uids().holds(uid)
@@ -315,15 +330,7 @@ impl Mechanism for Enter {
             let launcher = Launcher::read()?;
             uids.check_privilege(&launcher, Capability::SETUID, launcher.uids[1])?;
             gids.check_privilege(&launcher, Capability::SETGID, launcher.gids[1])?;
-            if !(uids.is_home_to(launcher.uids) && gids.is_home_to(launcher.gids)) {
-                // The launcher's own uid may be 0 inside, and to leave that one empties the effective set
-                // (capabilities(7), "Effect of user ID changes on capabilities"). What else is set up in
-                // the namespace needs it.
-                launch.push(Op::keep_capabilities());
-                become_user(launch, wire.uid, wire.gid);
-                let all = all_capabilities()?.0;
-                launch.push(Op::set_capabilities(all, all, 0));
-            }
+            wire.settle(&launcher, launch)?;
         }
         let UserNamespace { uid, gid, .. } = wire;
         let note = format!("user_namespace=mapped child_uid{uid}_egid{gid}");
@@ -472,6 +479,24 @@ mod tests {
             };
             assert_eq!(refusal.reason, RefusalReason::MissingPrimitive);
             assert!(refusal.detail.contains(part), "{}", refusal.detail);
+        }
+    }
+
+    #[test]
+    fn a_child_that_the_maps_put_elsewhere_moves_and_has_its_capabilities_after() {
+        let calls = |namespace: &UserNamespace| -> Vec<&str> {
+            let target = Target::default();
+            let mut launch = Lowering::new(&target, &[]);
+            namespace.settle(&launcher(&[]), &mut launch).unwrap();
+            launch.finish(vec![]).program.ops().iter().map(|(_, op)| op.name()).collect()
+        };
+        assert!(calls(&uid_map(&[[0, 1000, 1]])).is_empty());
+        assert!(calls(&uid_map(&[[1, 5000, 1], [0, 1000, 1]])).is_empty());
+        for ranges in [&[[0, 5000, 10]][..], &[[0, 5000, 1], [1, 1000, 1]]] {
+            assert_eq!(
+                calls(&uid_map(ranges)),
+                ["prctl", "setresgid", "setresuid", "prctl", "prctl", "getppid", "capset"]
+            );
         }
     }
 
