@@ -275,7 +275,7 @@ fn who_takes_more_memory_than_the_limit_is_killed() {
     let parent = Parent::with("memory");
     let python = || {
         let mut command = Command::new("/usr/bin/python3");
-        command.args(["-c", "bytearray(200 << 20)"]);
+        command.args(["-c", "b'x' * (200 << 20)"]);
         command
     };
     let policy = CgroupLimit {

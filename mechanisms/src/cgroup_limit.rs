@@ -51,7 +51,7 @@ static DECLARATION: Declaration = Declaration {
     demonstration: Demonstration {
         policy: r#"{"parent": "@cgroup"}"#,
         with: &[],
-        script: "grep -q portcullis-demonstration.*/portcullis- /proc/self/cgroup && echo inside || \
+        script: "grep -q 'portcullis-demonstration.*/portcullis-' /proc/self/cgroup && echo inside || \
                  echo outside",
         shows: "inside",
     },
