@@ -14,7 +14,7 @@ use portcullis::mechanism::process_attributes::{
 use portcullis::mechanism::rlimits::{Bound, Limit, Resource, Rlimits};
 use portcullis::mechanism::stdio::StandardStreams;
 use portcullis::mechanism::userns::UserNamespace;
-use portcullis::{Child, Command, Error, OpenError, Params, RefusalReason, Stdio};
+use portcullis::{Child, Command, Error, OpenError, Params, RefusalReason, Stdio, Way};
 use portcullis_core::descriptor::{
     DescriptorKind, DescriptorRole, DescriptorShape, DescriptorSlot,
 };
@@ -320,7 +320,8 @@ fn an_oom_score_is_adjusted_and_the_launchers_put_back() {
     let child = waiting(Some(&policy));
     assert_eq!(read_proc(child.id(), FILE).trim(), "1000");
     assert_eq!(read_proc(std::process::id(), FILE), own);
-    let report = shell(":").mechanism(&policy).unwrap().output().unwrap().report;
+    let mut apart = shell(":");
+    let report = apart.mechanism(&policy).unwrap().way(Way::Child).output().unwrap().report;
     let put_back = format!("teardown={}", process_attributes::ID);
     assert!(report.transcript.notes().contains(&put_back), "{report:?}");
 }
@@ -344,6 +345,7 @@ fn after_the_launchers_death(policy: Option<&ProcessAttributes>) -> String {
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     let script = format!("trap 'echo TERM >{}; exit' TERM; echo >&2; read line", mark.display());
     let mut command = shell(&script);
+    command.way(Way::Child);
     if let Some(policy) = policy {
         command.mechanism(policy).unwrap();
     }

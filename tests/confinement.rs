@@ -204,10 +204,10 @@ fn the_network_namespace_has_a_loopback_alone_that_is_down() {
 fn the_user_namespace_has_uid_0_inside_and_the_launchers_outside() {
     let own = rustix::process::geteuid().as_raw();
     let mut command = shell("id -u");
-    let inside = output(command.mechanism(&UserNamespace {}).unwrap());
+    let inside = output(command.mechanism(&UserNamespace::default()).unwrap());
     assert_eq!(inside.stdout, b"0\n");
     let child = waiting(|command| {
-        command.mechanism(&UserNamespace {}).unwrap();
+        command.mechanism(&UserNamespace::default()).unwrap();
     });
     let map = read_proc(child.id(), "uid_map");
     assert_eq!(map.split_whitespace().collect::<Vec<_>>(), ["0", &own.to_string(), "1"]);

@@ -328,7 +328,7 @@ fn a_workload_that_is_root_is_told_of() {
     };
     let root = rustix::process::geteuid().is_root();
     assert_eq!(noted(&mut Command::new("true")), root);
-    assert!(!noted(Command::new("true").mechanism(&UserNamespace {}).unwrap()));
+    assert!(!noted(Command::new("true").mechanism(&UserNamespace::default()).unwrap()));
 }
 
 fn a_workload_of_version_1_that_is_root_is_told_of_too() {

@@ -23,7 +23,10 @@ fn the_registered_ids_are_these() {
         ids,
         [
             "linux.ambient.scrub.v1",
+            "linux.capabilities.set.v1",
             "linux.cgroup.enter.v1",
+            "linux.cgroup.limit.v1",
+            "linux.credentials.set.v1",
             "linux.cwd.set.v1",
             "linux.exec.v1",
             "linux.landlock.apply.v1",

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use crate::Params;
 use crate::descriptor::{DescriptorRole, DescriptorSlot};
 use crate::mechanism::Stop;
 use crate::plan::Target;
@@ -182,6 +183,13 @@ impl<'a> Lowering<'a> {
         scheduled.filter(|it| it.entry.id == id).count()
     }
 
+    /// The parameters of the first entry of this id, where one is scheduled: for a mechanism whose own
+    /// depend on another's.
+    pub fn params_of(&self, id: &str) -> Option<&'a Params> {
+        let mut scheduled = self.schedule.iter().flat_map(|schedule| schedule.entries());
+        scheduled.find(|it| it.entry.id == id).map(|it| &it.entry.params)
+    }
+
     /// From here on, what is pushed is `owner`'s.
     pub fn set_owner(&mut self, owner: Owner) {
         self.owner = owner;
@@ -252,9 +260,10 @@ impl<'a> Lowering<'a> {
         self.clone.namespaces |= flags;
     }
 
-    /// Asks for the child to be born in the cgroup that `fd` is.
-    pub fn enter_cgroup(&mut self, fd: BorrowedFd<'a>) {
-        self.clone.cgroup = Some(fd.as_raw_fd());
+    /// Asks for the child to be born in the cgroup that `fd` is: a slot's, or one that is
+    /// [kept](Self::keep).
+    pub fn enter_cgroup(&mut self, fd: RawFd) {
+        self.clone.cgroup = Some(fd);
     }
 
     /// Asks for the child to wait until every mechanism has attended.

@@ -182,6 +182,13 @@ impl Op {
         Self::new("prctl", libc::SYS_prctl, args, Expect::Zero)
     }
 
+    /// `prctl(PR_SET_DUMPABLE, 0)` of
+    /// [prctl(2)](https://man7.org/linux/man-pages/man2/PR_SET_DUMPABLE.2const.html): nobody without
+    /// `CAP_SYS_PTRACE` traces the child. It is of the memory, and so for the launcher too.
+    pub fn not_dumpable() -> Self {
+        Self::prctl(libc::PR_SET_DUMPABLE, [0; 4])
+    }
+
     /// [getppid(2)](https://man7.org/linux/man-pages/man2/getppid.2.html), which must still be the
     /// launcher: one that died before [`parent_death_signal`](Self::parent_death_signal) sent none.
     pub fn parent_is_alive() -> Self {

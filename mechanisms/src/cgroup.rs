@@ -1,15 +1,18 @@
 #![doc = include_str!("cgroup.md")]
 
+use std::os::fd::AsRawFd;
+
 use portcullis_core::descriptor::{DescriptorKind, DescriptorRole};
 use portcullis_core::lowering::NoteTime;
 use portcullis_core::mechanism::{
-    Declaration, Demonstration, Host, Mechanism, OpenError, Opening, Phase, Policy, Repeat, Stop,
-    Support,
+    Conflict, Declaration, Demonstration, Host, Mechanism, OpenError, Opening, Phase, Policy,
+    Repeat, Stop, Support,
 };
 use portcullis_core::state::RefusalReason;
 use portcullis_core::{Lowering, OsText, Params};
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup_limit;
 use crate::open_path::open_path;
 
 /// The lowering id.
@@ -23,7 +26,7 @@ static DECLARATION: Declaration = Declaration {
     rank_reason: "part of the clone, as the namespaces are",
     repeat: Repeat::Once,
     requires: &[],
-    conflicts: &[],
+    conflicts: &[Conflict { id: cgroup_limit::ID, reason: cgroup_limit::ONE_BIRTHPLACE }],
     summary: "the workload is born in the cgroup of a slot",
     kernel_floor: "5.7",
     params: "{}",
@@ -79,25 +82,29 @@ impl Mechanism for Enter {
             let detail = format!("slot {} is no directory, so no cgroup", open.slot.slot_index);
             return Err(Stop::refuse(RefusalReason::HandleMismatch, detail));
         }
-        launch.enter_cgroup(open.fd);
+        launch.enter_cgroup(open.fd.as_raw_fd());
         launch.note(NoteTime::Created, "cgroup_placement=clone_into_cgroup");
         Ok(())
     }
 
     fn probe(&self, _: &dyn Host) -> Support {
-        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        let cgroup2 = mounts.lines().find_map(|line| {
-            let mut fields = line.split(' ').skip(1);
-            let at = fields.next()?;
-            (fields.next() == Some("cgroup2")).then(|| at.to_owned())
-        });
-        match cgroup2 {
+        match mounted() {
             Some(at) => Support::yes(format!(
                 "cgroup2 at {at}; the launcher must be able to write to the cgroup"
             )),
             None => Support::no("no cgroup2 file system is mounted"),
         }
     }
+}
+
+/// Where cgroups of version 2 are mounted.
+pub(crate) fn mounted() -> Option<String> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let at = fields.next()?;
+        (fields.next() == Some("cgroup2")).then(|| at.to_owned())
+    })
 }
 
 #[cfg(test)]

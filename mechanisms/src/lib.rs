@@ -6,9 +6,14 @@
 #![deny(missing_docs)]
 
 pub mod ambient_scrub;
+pub mod capabilities;
+mod capability;
 pub mod cgroup;
+pub mod cgroup_limit;
+pub mod credentials;
 pub mod cwd;
 pub mod exec;
+mod identity;
 pub mod landlock;
 pub mod netns;
 pub mod no_new_privs;

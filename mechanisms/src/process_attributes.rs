@@ -15,7 +15,8 @@ use portcullis_core::{Lowering, Params};
 use rustix::process::{Resource, getpriority_process, getrlimit};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use crate::privilege::{Capability, child_has};
+use crate::capability::Capability;
+use crate::privilege::child_has;
 use crate::rlimits;
 
 /// The lowering id.
@@ -428,13 +429,15 @@ fn may_be_nice(nice: i32, launch: &Lowering<'_>) -> Result<(), Stop> {
         .map_err(|errno| Stop::fault(format!("asking for the nice value: {errno}")))?;
     let least = u64::try_from(20 - nice).unwrap_or(0);
     if nice >= present
-        || child_has(Capability::Nice, launch)
+        || child_has(Capability::SYS_NICE, launch)
         || limit_allows(Resource::Nice, least, launch)
     {
         return Ok(());
     }
-    let takes =
-        format_args!("{} in the initial user namespace, or RLIMIT_NICE {least}", Capability::Nice);
+    let takes = format_args!(
+        "{} in the initial user namespace, or RLIMIT_NICE {least}",
+        Capability::SYS_NICE.kernel_name()
+    );
     missing(format_args!("nice {nice}, below the launcher's {present},"), takes)
 }
 
@@ -442,27 +445,27 @@ fn may_be_nice(nice: i32, launch: &Lowering<'_>) -> Result<(), Stop> {
 fn may_be_scheduled(scheduler: Scheduler, launch: &Lowering<'_>) -> Result<(), Stop> {
     let Scheduler { policy, priority } = scheduler;
     if !policy.is_real_time()
-        || child_has(Capability::Nice, launch)
+        || child_has(Capability::SYS_NICE, launch)
         || limit_allows(Resource::Rtprio, priority.into(), launch)
     {
         return Ok(());
     }
     let takes = format_args!(
         "{} in the initial user namespace, or RLIMIT_RTPRIO {priority}",
-        Capability::Nice
+        Capability::SYS_NICE.kernel_name()
     );
     missing(format_args!("the scheduler {policy:?} with priority {priority}"), takes)
 }
 
 /// `ioprio_check_cap` of the kernel's block/ioprio.c.
 fn may_have_io_priority(priority: IoPriority, launch: &Lowering<'_>) -> Result<(), Stop> {
-    let capabilities = [Capability::Admin, Capability::Nice];
+    let capabilities = [Capability::SYS_ADMIN, Capability::SYS_NICE];
     if priority.class != IoClass::Realtime
         || capabilities.into_iter().any(|capability| child_has(capability, launch))
     {
         return Ok(());
     }
-    let [admin, nice] = capabilities;
+    let [admin, nice] = capabilities.map(Capability::kernel_name);
     let takes = format_args!("{nice} or {admin} in the initial user namespace");
     missing("the io_priority realtime", takes)
 }
@@ -497,7 +500,7 @@ fn adjust_oom_score(adjustment: i32, launch: &mut Lowering<'_>) -> Result<(), St
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             let takes = format_args!(
                 "{} in the initial user namespace, or a launcher that was allowed as little",
-                Capability::Resource
+                Capability::SYS_RESOURCE.kernel_name()
             );
             let before = before.trim();
             let what = format_args!("oom_score_adj {adjustment}, below the launcher's {before},");

@@ -14,7 +14,8 @@ use rustix::process::{Resource as Kernel, getrlimit};
 use serde::de::value::MapAccessDeserializer;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::privilege::{self, Capability};
+use crate::capability::Capability;
+use crate::privilege;
 
 /// The lowering id.
 pub const ID: &str = "linux.rlimits.set.v1";
@@ -322,8 +323,8 @@ fn may_raise(resource: Resource, hard: Bound, launch: &Lowering<'_>) -> Result<(
         let detail = format!("{resource}: the hard limit is {present} here, and {hard} {why}");
         Err(Stop::refuse(RefusalReason::MissingPrimitive, detail))
     };
-    if !privilege::child_has(Capability::Resource, launch) {
-        let capability = Capability::Resource;
+    if !privilege::child_has(Capability::SYS_RESOURCE, launch) {
+        let capability = Capability::SYS_RESOURCE.kernel_name();
         return missing(format!(
             "takes {capability} in the initial user namespace; ask for no more than that, or have \
              who starts the launcher raise it"

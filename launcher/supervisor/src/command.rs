@@ -409,7 +409,7 @@ impl Command {
             policy
         });
         if self.namespaces {
-            requests.push(Request::of(&UserNamespace {})?);
+            requests.push(Request::of(&UserNamespace::default())?);
             requests.push(Request::of(&NetworkNamespace {})?);
         }
         Draft {
