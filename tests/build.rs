@@ -37,7 +37,7 @@ fn main() {
         .args(["build", "--release", "--bin", "escape", "--target", &target])
         .args(["--manifest-path", "escape/Cargo.toml", "--target-dir"])
         .arg(&folder)
-        // A loader of its own and fixed addresses are nothing that an attacker needs.
+        // Static: what may be loaded is one of the things that are attempted.
         .env("CARGO_ENCODED_RUSTFLAGS", if target.ends_with("musl") { STATIC } else { "" })
         .env("CARGO_PROFILE_RELEASE_LTO", "off");
     let status = cargo.status().unwrap_or_else(|error| panic!("running {cargo:?}: {error}"));

@@ -69,7 +69,7 @@ pub(crate) struct Outside(BTreeMap<String, String>);
 
 impl Outside {
     pub(crate) fn new(arguments: impl Iterator<Item = String>) -> Self {
-        Self(arguments.filter_map(|it| Some(it.split_once('=')?).map(own)).collect())
+        Self(arguments.filter_map(|it| it.split_once('=').map(own)).collect())
     }
 
     pub(crate) fn text(&self, key: &str) -> Result<&str, Failure> {
@@ -111,12 +111,12 @@ impl Outside {
     pub(crate) fn victims(&self, file: &str) -> Result<PathBuf, Failure> {
         Ok(format!("/proc/{}/{file}", self.victim()?).into())
     }
+}
 
-    /// Has the outside do its part: says what is ready, and waits until that was seen to.
-    pub(crate) fn meet(&self, what: &str) {
-        println!("{}", json!({"ready": what}));
-        let _ = io::stdin().lock().read_line(&mut String::new());
-    }
+/// Has the outside do its part: says what is ready, and waits until that was seen to.
+pub(crate) fn meet(what: &str) {
+    println!("{}", json!({"ready": what}));
+    let _ = io::stdin().lock().read_line(&mut String::new());
 }
 
 fn own((key, value): (&str, &str)) -> (String, String) {

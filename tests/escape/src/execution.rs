@@ -48,7 +48,7 @@ escapes! { "execution":
         run(Command::new(format!("/proc/self/fd/{}", tool.as_raw_fd())).arg("--identity"))
     }
 
-    /// Executes memory that has no file (memfd_create).
+    /// Executes memory that has no file (`memfd_create`).
     fn execute_memory(at) {
         let image = fs::read(at.readable("tool")?)?;
         let memory = owned(call!(libc::SYS_memfd_create, c"tool", 0)?)?;

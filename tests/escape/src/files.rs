@@ -16,7 +16,7 @@ use rustix::fs::{AtFlags, CWD, RenameFlags, Timespec, Timestamps, XattrFlags};
 use rustix::fs::{linkat, renameat_with, setxattr, utimensat};
 use rustix::io::Errno;
 
-use crate::attempt::{Attempt, Failure, Outside, escapes};
+use crate::attempt::{Attempt, Failure, Outside, escapes, meet};
 use crate::sys::{call, owned};
 
 const TEXT: &[u8] = b"escaped";
@@ -69,12 +69,12 @@ escapes! { "files":
         read("secret")
     }
 
-    /// Reads a file outside by /proc/self/cwd.
+    /// Reads a file outside by `/proc/self/cwd`.
     fn read_by_proc_cwd(_) {
         read("/proc/self/cwd/secret")
     }
 
-    /// Reads a file outside by /proc/self/root.
+    /// Reads a file outside by `/proc/self/root`.
     fn read_by_proc_root(at) {
         read(format!("/proc/self/root{}", at.outside("secret")?.display()))
     }
@@ -105,7 +105,7 @@ escapes! { "files":
         read(moved)
     }
 
-    /// Opens a file outside as a path only, and again by /proc/self/fd.
+    /// Opens a file outside as a path only, and again by `/proc/self/fd`.
     fn reopen_path(at) {
         read(own_fd(&handle(&at.outside("secret")?)?))
     }
@@ -122,7 +122,7 @@ escapes! { "files":
         read("./secret")
     }
 
-    /// Opens by its handle a file that was never opened (open_by_handle_at).
+    /// Opens by its handle a file that was never opened (`open_by_handle_at`).
     fn open_by_handle(at) {
         let mut handle = [0; 136];
         handle[..4].copy_from_slice(&128_u32.to_ne_bytes());
@@ -215,7 +215,7 @@ escapes! { "files":
         Ok("linked".into())
     }
 
-    /// Links outside a temporary file that has no name (O_TMPFILE).
+    /// Links outside a temporary file that has no name (`O_TMPFILE`).
     fn link_temporary_out(at) {
         let file = OpenOptions::new().write(true).custom_flags(libc::O_TMPFILE).open(at.writable("")?);
         let file = file.map_err(|error| match error.raw_os_error() {
@@ -312,18 +312,18 @@ escapes! { "files":
         Ok("set".into())
     }
 
-    /// Sets a flag of a file that is open for reading only (FS_IOC_SETFLAGS).
+    /// Sets a flag of a file that is open for reading only (`FS_IOC_SETFLAGS`).
     fn set_flags(at) {
         const NODUMP: u32 = 0x40;
         let file = opened(at)?;
         let mut flags = [0; 4];
-        supported(call!(libc::SYS_ioctl, &file, libc::FS_IOC_GETFLAGS as u32, &mut flags))?;
+        supported(call!(libc::SYS_ioctl, &file, libc::FS_IOC_GETFLAGS, &mut flags))?;
         let flags = (u32::from_ne_bytes(flags) | NODUMP).to_ne_bytes();
-        supported(call!(libc::SYS_ioctl, &file, libc::FS_IOC_SETFLAGS as u32, &flags))?;
+        supported(call!(libc::SYS_ioctl, &file, libc::FS_IOC_SETFLAGS, &flags))?;
         Ok("nodump".into())
     }
 
-    /// Sets a flag of a file that is open for reading only (FS_IOC_FSSETXATTR).
+    /// Sets a flag of a file that is open for reading only (`FS_IOC_FSSETXATTR`).
     fn set_extended_flags(at) {
         const GET: u32 = 0x801c_581f;
         const SET: u32 = 0x401c_5820;
@@ -336,7 +336,7 @@ escapes! { "files":
         Ok("nodump".into())
     }
 
-    /// Sets a flag of a file that may be read only by file_setattr.
+    /// Sets a flag of a file that may be read only by `file_setattr`.
     fn set_file_attributes(at) {
         const FILE_GETATTR: i64 = 468;
         const FILE_SETATTR: i64 = 469;
@@ -364,7 +364,7 @@ escapes! { "files":
         let inotify = owned(call!(libc::SYS_inotify_init1, libc::IN_NONBLOCK)?)?;
         let path = c(&at.outside("")?)?;
         call!(libc::SYS_inotify_add_watch, &inotify, path.as_c_str(), libc::IN_CREATE)?;
-        at.meet("watching");
+        meet("watching");
         let mut event = [0; 512];
         let length = File::from(inotify).read(&mut event)?;
         Ok(String::from_utf8_lossy(&event[16..length]).trim_end_matches('\0').to_owned())

@@ -4,21 +4,24 @@ use std::ffi::CString;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
-use crate::attempt::{Attempt, Failure, escapes};
+use rustix::io::Errno;
+
+use crate::attempt::{Failure, escapes};
 use crate::sys::{call, owned};
 
-fn text(bytes: &[u8], length: i64) -> Attempt {
+fn text(bytes: &[u8], length: i64) -> String {
     let length = usize::try_from(length).unwrap_or(0).min(bytes.len());
-    Ok(String::from_utf8_lossy(&bytes[..length]).into_owned())
+    String::from_utf8_lossy(&bytes[..length]).into_owned()
 }
 
 escapes! { "ipc":
     /// Reads System V shared memory that was made outside.
     fn shared_memory(at) {
         let address = call!(libc::SYS_shmat, at.number::<i32>("shm")?, 0, libc::SHM_RDONLY)?;
+        let address = u64::try_from(address).map_err(|_| Errno::FAULT)?;
         let mut bytes = [0; 36];
-        File::open("/proc/self/mem")?.read_exact_at(&mut bytes, address.cast_unsigned())?;
-        text(&bytes, 36)
+        File::open("/proc/self/mem")?.read_exact_at(&mut bytes, address)?;
+        Ok(text(&bytes, 36))
     }
 
     /// Takes a message from a System V queue that was made outside.
@@ -26,7 +29,7 @@ escapes! { "ipc":
         let mut message = [0; 8 + 64];
         let queue = at.number::<i32>("msg")?;
         let length = call!(libc::SYS_msgrcv, queue, &mut message, 64, 0, libc::IPC_NOWAIT)?;
-        text(&message[8..], length)
+        Ok(text(&message[8..], length))
     }
 
     /// Sets a System V semaphore that was made outside.
@@ -44,7 +47,7 @@ escapes! { "ipc":
         let queue = owned(call!(libc::SYS_mq_open, name.as_c_str(), flags, 0, 0)?)?;
         let mut message = [0; 64];
         let length = call!(libc::SYS_mq_timedreceive, &queue, &mut message, 64, 0, 0)?;
-        text(&message, length)
+        Ok(text(&message, length))
     }
 
     /// Reads a key of the kernel's that was made outside.
@@ -52,7 +55,7 @@ escapes! { "ipc":
         let mut payload = [0; 64];
         let key = at.number::<i32>("key")?;
         let length = call!(libc::SYS_keyctl, libc::KEYCTL_READ, key, &mut payload, 64)?;
-        text(&payload, length)
+        Ok(text(&payload, length))
     }
 
     /// Leaves a key in the user's keyring.

@@ -38,6 +38,12 @@ fn absent(error: std::io::Error, path: &Path) -> Attempt {
     }
 }
 
+/// What `modify_ldt` takes for reading.
+#[cfg(target_arch = "x86_64")]
+const READ_TABLE: i32 = 0;
+/// The numbers of `/dev/null`.
+const NULL_DEVICE: i32 = 1 << 8 | 3;
+
 /// A call that only some architectures have.
 macro_rules! only_x86 {
     ($name:ident: $body:block) => {
@@ -54,8 +60,7 @@ only_x86!(port_level: { reached(call!(libc::SYS_iopl, 3), &[]) });
 only_x86!(load_library: { reached(call!(libc::SYS_uselib, c"/nonexistent"), &[Errno::NOENT]) });
 only_x86!(descriptor_table: {
     let mut table = [0; 64];
-    const READ: i32 = 0;
-    reached(call!(libc::SYS_modify_ldt, READ, &mut table, 64), &[])
+    reached(call!(libc::SYS_modify_ldt, READ_TABLE, &mut table, 64), &[])
 });
 only_x86!(i386: {
     let pid = crate::sys::getpid_of_i386();
@@ -87,7 +92,7 @@ fn clock(pid: i32) -> Attempt {
 }
 
 escapes! { "kernel":
-    /// Makes a ring of io_uring.
+    /// Makes a ring of `io_uring`.
     fn ring(_) {
         Ring::new()?;
         Ok("made".into())
@@ -210,7 +215,7 @@ escapes! { "kernel":
         reached(call!(libc::SYS_adjtimex, &mut timex), &[Errno::INVAL])
     }
 
-    /// Asks to adjust the clock by clock_adjtime.
+    /// Asks to adjust the clock by `clock_adjtime`.
     fn adjust_clock_newly(_) {
         const ADJ_TICK: u32 = 0x4000;
         let mut timex = [0; 208];
@@ -270,7 +275,7 @@ escapes! { "kernel":
         reached(call!(libc::SYS_nfsservctl, 0, 0, 0), &[])
     }
 
-    /// Makes its memory's addresses known beforehand (ADDR_NO_RANDOMIZE).
+    /// Makes its memory's addresses known beforehand (`ADDR_NO_RANDOMIZE`).
     fn personality(_) {
         const ADDR_NO_RANDOMIZE: i64 = 0x004_0000;
         reached(call!(libc::SYS_personality, ADDR_NO_RANDOMIZE), &[])
@@ -362,8 +367,7 @@ escapes! { "kernel":
     /// Makes a device of its own.
     fn make_device(at) {
         let path = c(&at.writable("device")?)?;
-        const NULL: i32 = 1 << 8 | 3;
-        call!(libc::SYS_mknodat, libc::AT_FDCWD, path.as_c_str(), libc::S_IFCHR | 0o600, NULL)?;
+        call!(libc::SYS_mknodat, libc::AT_FDCWD, path.as_c_str(), libc::S_IFCHR | 0o600, NULL_DEVICE)?;
         Ok("made".into())
     }
 

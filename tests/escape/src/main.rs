@@ -48,13 +48,16 @@ fn escapes() -> impl Iterator<Item = &'static Escape> {
     .flatten()
 }
 
-/// The longest that an escape, or the process outside that waits for one, may take: seconds.
+/// The longest that an escape may take: seconds.
 const PATIENCE: i64 = 60;
 
-fn main() -> ExitCode {
-    // SIGALRM ends whatever hangs.
+/// Has SIGALRM end an escape that hangs.
+fn be_bounded() {
     let timer: Vec<u8> = [0, 0, PATIENCE, 0].into_iter().flat_map(i64::to_ne_bytes).collect();
     let _ = call!(libc::SYS_setitimer, libc::ITIMER_REAL, timer.as_slice(), 0);
+}
+
+fn main() -> ExitCode {
     let mut arguments = env::args().skip(1);
     match arguments.next().as_deref() {
         Some("--list") => {
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         }
         Some(name) => match escapes().find(|it| it.name == name) {
             Some(escape) => {
+                be_bounded();
                 let (line, status) = report(name, &(escape.attempt)(&Outside::new(arguments)));
                 println!("{line}");
                 status.into()

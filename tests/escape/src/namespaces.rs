@@ -159,8 +159,7 @@ escapes! { "namespaces":
     /// Asks to make a mount read-only that there is not.
     fn change_mount(_) {
         let read_only: Vec<u8> = [1_u64, 0, 0, 0].into_iter().flat_map(u64::to_ne_bytes).collect();
-        const EMPTY_PATH: i32 = 0x1000;
-        let call = call!(libc::SYS_mount_setattr, -1, c"", EMPTY_PATH, read_only.as_slice(), 32);
+        let call = call!(libc::SYS_mount_setattr, -1, c"", libc::AT_EMPTY_PATH, read_only.as_slice(), 32);
         reached(call, &[Errno::BADF])
     }
 

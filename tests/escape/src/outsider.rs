@@ -13,6 +13,9 @@ use serde_json::json;
 
 use crate::sys::{call, owned};
 
+/// Of linux/ioprio.h.
+const WHO_PROCESS: i32 = 1;
+
 static MEMORY: [AtomicU8; 64] = [const { AtomicU8::new(0) }; 64];
 static TOKEN: OnceLock<String> = OnceLock::new();
 
@@ -39,7 +42,10 @@ pub(crate) fn run(token: &str) -> ExitCode {
         let memory: Vec<u8> =
             MEMORY[..36].iter().map(|byte| byte.load(Ordering::Relaxed)).collect();
         let semaphore = sem.and_then(|sem| call!(libc::SYS_semctl, sem, 0, libc::GETVAL, 0).ok());
-        println!("{}", json!({"memory": String::from_utf8_lossy(&memory), "semaphore": semaphore}));
+        let io_priority = call!(libc::SYS_ioprio_get, WHO_PROCESS, 0).ok();
+        let memory = String::from_utf8_lossy(&memory);
+        let state = json!({"memory": memory, "semaphore": semaphore, "io-priority": io_priority});
+        println!("{state}");
     }
     let remove = |kind: i64, id: Option<i64>, command: [i32; 2]| {
         let _ = id.map(|id| call!(kind, id, command[0], command[1], 0));
@@ -56,7 +62,8 @@ pub(crate) fn run(token: &str) -> ExitCode {
 
 fn shared_memory(token: &str) -> Option<i64> {
     let id = call!(libc::SYS_shmget, libc::IPC_PRIVATE, 4096, libc::IPC_CREAT | 0o600).ok()?;
-    let address = call!(libc::SYS_shmat, id, 0, 0).ok()?.cast_unsigned();
+    let address = call!(libc::SYS_shmat, id, 0, 0).ok()?;
+    let address = u64::try_from(address).ok()?;
     let own = File::options().write(true).open("/proc/self/mem").ok()?;
     std::os::unix::fs::FileExt::write_all_at(&own, token.as_bytes(), address).ok()?;
     Some(id)

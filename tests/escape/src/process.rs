@@ -10,12 +10,14 @@ use std::os::unix::process::parent_id;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, WaitOptions, pidfd_getfd, pidfd_open};
 
-use crate::attempt::{Attempt, Failure, Outside, escapes};
+use crate::attempt::{Attempt, Failure, Outside, escapes, meet};
 use crate::sys::call;
 
 /// As long as a token.
 const TOKEN: usize = 36;
 const OVERWRITTEN: &[u8; TOKEN] = b"overwritten by a process that is out";
+/// Of asm-generic/fcntl.h.
+const F_SETSIG: i32 = 10;
 const SIGNAL: i32 = libc::SIGUSR1;
 
 fn victim(at: &Outside) -> Result<Pid, Failure> {
@@ -26,8 +28,8 @@ pub(crate) fn pidfd(at: &Outside) -> Result<OwnedFd, Failure> {
     Ok(pidfd_open(victim(at)?, PidfdFlags::empty())?)
 }
 
-fn text(bytes: &[u8]) -> Attempt {
-    Ok(String::from_utf8_lossy(bytes).into_owned())
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// An iovec of memory that is somebody's.
@@ -52,31 +54,31 @@ fn pending(at: &Outside) -> Attempt {
 }
 
 escapes! { "process":
-    /// Reads a process's memory by /proc/PID/mem.
+    /// Reads a process's memory by `/proc/PID/mem`.
     fn read_memory(at) {
         let mut bytes = [0; TOKEN];
         File::open(at.victims("mem")?)?.read_exact_at(&mut bytes, at.number("address")?)?;
-        text(&bytes)
+        Ok(text(&bytes))
     }
 
-    /// Writes to a process's memory by /proc/PID/mem.
+    /// Writes to a process's memory by `/proc/PID/mem`.
     fn write_memory(at) {
         let memory = OpenOptions::new().write(true).open(at.victims("mem")?)?;
         memory.write_all_at(OVERWRITTEN, at.number("address")?)?;
         Ok("written".into())
     }
 
-    /// Reads a process's memory by process_vm_readv.
+    /// Reads a process's memory by `process_vm_readv`.
     fn vm_read(at) {
         let mut bytes = [0_u8; TOKEN];
         let into = vector(bytes.as_mut_ptr().expose_provenance() as u64, TOKEN);
         let from = vector(at.number("address")?, TOKEN);
         call!(libc::SYS_process_vm_readv, at.victim()?, &into, 1, &from, 1, 0)?;
         // What the kernel wrote by the address alone is read anew.
-        text(std::hint::black_box(&bytes))
+        Ok(text(std::hint::black_box(&bytes)))
     }
 
-    /// Writes to a process's memory by process_vm_writev.
+    /// Writes to a process's memory by `process_vm_writev`.
     fn vm_write(at) {
         let from = vector(OVERWRITTEN.as_ptr().expose_provenance() as u64, TOKEN);
         let to = vector(at.number("address")?, TOKEN);
@@ -111,10 +113,10 @@ escapes! { "process":
 
     /// Reads the launcher's environment, where its fds are told.
     fn launcher_environment(_) {
-        text(&fs::read(format!("/proc/{}/environ", parent_id()))?)
+        Ok(text(&fs::read(format!("/proc/{}/environ", parent_id()))?))
     }
 
-    /// Learns what the launcher has open, by /proc/PID/fd.
+    /// Learns what the launcher has open, by `/proc/PID/fd`.
     fn launcher_descriptors(_) {
         Ok(fs::read_link(format!("/proc/{}/fd/0", parent_id()))?.display().to_string())
     }
@@ -128,7 +130,7 @@ escapes! { "process":
     /// Holds a running program's image, and overwrites it when the program has ended (CVE-2019-5736).
     fn held_image(at) {
         let image = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(at.victims("exe")?)?;
-        at.meet("the victim may end");
+        meet("the victim may end");
         let again = format!("/proc/self/fd/{}", image.as_raw_fd());
         OpenOptions::new().write(true).open(again)?.write_all(OVERWRITTEN)?;
         Ok("overwritten".into())
@@ -136,12 +138,12 @@ escapes! { "process":
 
     /// Reads a process's environment.
     fn environment(at) {
-        text(&fs::read(at.victims("environ")?)?)
+        Ok(text(&fs::read(at.victims("environ")?)?))
     }
 
     /// Reads a process's command line.
     fn command_line(at) {
-        text(&fs::read(at.victims("cmdline")?)?)
+        Ok(text(&fs::read(at.victims("cmdline")?)?))
     }
 
     /// Reads where a process's memory lies.
@@ -151,37 +153,37 @@ escapes! { "process":
         Ok(first.to_owned())
     }
 
-    /// Reads a file by a process's working directory, /proc/PID/cwd.
+    /// Reads a file by a process's working directory, `/proc/PID/cwd`.
     fn foreign_directory(at) {
-        text(&fs::read(at.victims("cwd/secret")?)?)
+        Ok(text(&fs::read(at.victims("cwd/secret")?)?))
     }
 
-    /// Reads a file by a process's root directory, /proc/PID/root.
+    /// Reads a file by a process's root directory, `/proc/PID/root`.
     fn foreign_root(at) {
         let secret = at.outside("secret")?;
-        text(&fs::read(at.victims(&format!("root{}", secret.display()))?)?)
+        Ok(text(&fs::read(at.victims(&format!("root{}", secret.display()))?)?))
     }
 
-    /// Opens what a process has open, by /proc/PID/fd.
+    /// Opens what a process has open, by `/proc/PID/fd`.
     fn foreign_descriptor(at) {
-        text(&fs::read(at.victims(&format!("fd/{}", at.text("fd")?))?)?)
+        Ok(text(&fs::read(at.victims(&format!("fd/{}", at.text("fd")?))?)?))
     }
 
     /// Learns which numbers a process's descriptors have.
     fn count_descriptors(at) {
         let names: Result<Vec<_>, _> = fs::read_dir(at.victims("fd")?)?
-            .map(|entry| entry.map(|entry| entry.file_name().display().to_string()))
+            .map(|entry| entry.map(|entry| entry.file_name()))
             .collect();
         Ok(format!("{} descriptors", names?.len()))
     }
 
-    /// Takes a descriptor of a process with pidfd_getfd.
+    /// Takes a descriptor of a process with `pidfd_getfd`.
     fn steal_descriptor(at) {
         let flags = PidfdGetfdFlags::empty();
         let mut bytes = [0; TOKEN];
         let file = File::from(pidfd_getfd(pidfd(at)?, at.number("fd")?, flags)?);
         file.read_exact_at(&mut bytes, 0)?;
-        text(&bytes)
+        Ok(text(&bytes))
     }
 
     /// Learns by kcmp how the kernel orders its pointers of a process.
@@ -191,7 +193,7 @@ escapes! { "process":
         Ok(format!("order {order}"))
     }
 
-    /// Gives advice on a process's memory with process_madvise.
+    /// Gives advice on a process's memory with `process_madvise`.
     fn advise_memory(at) {
         let page = at.number::<u64>("address")? & !4095;
         let range = vector(page, 4096);
@@ -200,7 +202,7 @@ escapes! { "process":
         Ok("taken".into())
     }
 
-    /// Learns by move_pages where a process's pages are.
+    /// Learns by `move_pages` where a process's pages are.
     fn query_pages(at) {
         let page = (at.number::<u64>("address")? & !4095).to_ne_bytes();
         let mut status = [0; 4];
@@ -208,7 +210,7 @@ escapes! { "process":
         Ok(format!("node {}", i32::from_ne_bytes(status)))
     }
 
-    /// Learns by get_robust_list an address in a process.
+    /// Learns by `get_robust_list` an address in a process.
     fn robust_list(at) {
         let (mut head, mut length) = ([0; 8], [0; 8]);
         call!(libc::SYS_get_robust_list, at.victim()?, &mut head, &mut length)?;
@@ -227,7 +229,7 @@ escapes! { "process":
         pending(at)
     }
 
-    /// Sends a signal with rt_sigqueueinfo.
+    /// Sends a signal with `rt_sigqueueinfo`.
     fn queue_signal(at) {
         let mut info = [0; 128];
         info[..4].copy_from_slice(&SIGNAL.to_ne_bytes());
@@ -236,19 +238,18 @@ escapes! { "process":
         pending(at)
     }
 
-    /// Sends a signal with pidfd_send_signal.
+    /// Sends a signal with `pidfd_send_signal`.
     fn pidfd_signal(at) {
         let pidfd = pidfd(at)?;
         call!(libc::SYS_pidfd_send_signal, &pidfd, SIGNAL, 0, 0)?;
         pending(at)
     }
 
-    /// Has the kernel send a signal, as the owner of a socket that becomes readable (F_SETOWN).
+    /// Has the kernel send a signal, as the owner of a socket that becomes readable (`F_SETOWN`).
     fn owner_signal(at) {
         let (ours, mut peer) = UnixStream::pair()?;
         let ours = OwnedFd::from(ours);
         call!(libc::SYS_fcntl, &ours, libc::F_SETOWN, at.victim()?)?;
-        const F_SETSIG: i32 = 10;
         call!(libc::SYS_fcntl, &ours, F_SETSIG, SIGNAL)?;
         call!(libc::SYS_fcntl, &ours, libc::F_SETFL, libc::O_ASYNC | libc::O_NONBLOCK)?;
         peer.write_all(b"x")?;
@@ -258,19 +259,19 @@ escapes! { "process":
     /// Lowers a process's limit of open files with prlimit.
     fn lower_limit(at) {
         let mut limit = [0; 16];
-        call!(libc::SYS_prlimit64, at.victim()?, libc::RLIMIT_NOFILE as i32, 0, &mut limit)?;
+        call!(libc::SYS_prlimit64, at.victim()?, libc::RLIMIT_NOFILE, 0, &mut limit)?;
         limit[..8].copy_from_slice(&77_u64.to_ne_bytes());
-        call!(libc::SYS_prlimit64, at.victim()?, libc::RLIMIT_NOFILE as i32, &limit, 0)?;
+        call!(libc::SYS_prlimit64, at.victim()?, libc::RLIMIT_NOFILE, &limit, 0)?;
         Ok("77".into())
     }
 
     /// Makes a process nicer with setpriority.
     fn make_nice(at) {
-        call!(libc::SYS_setpriority, libc::PRIO_PROCESS as i32, at.victim()?, 7)?;
+        call!(libc::SYS_setpriority, libc::PRIO_PROCESS, at.victim()?, 7)?;
         Ok("7".into())
     }
 
-    /// Confines a process to one processor with sched_setaffinity.
+    /// Confines a process to one processor with `sched_setaffinity`.
     fn set_affinity(at) {
         let mut all = [0; 128];
         call!(libc::SYS_sched_getaffinity, at.victim()?, 128, &mut all)?;
@@ -281,13 +282,13 @@ escapes! { "process":
         Ok(format!("{}", first * 8 + all[first].trailing_zeros() as usize))
     }
 
-    /// Changes a process's scheduling with sched_setscheduler.
+    /// Changes a process's scheduling with `sched_setscheduler`.
     fn set_scheduler(at) {
         call!(libc::SYS_sched_setscheduler, at.victim()?, libc::SCHED_BATCH, &[0; 4])?;
         Ok("batch".into())
     }
 
-    /// Changes a process's priority at disks with ioprio_set.
+    /// Changes a process's priority at disks with `ioprio_set`.
     fn set_io_priority(at) {
         const WHO_PROCESS: i32 = 1;
         const BEST_EFFORT_LAST: i32 = 2 << 13 | 7;
@@ -295,7 +296,7 @@ escapes! { "process":
         Ok("last".into())
     }
 
-    /// Offers a process to the out-of-memory killer by /proc/PID/oom_score_adj.
+    /// Offers a process to the out-of-memory killer by `/proc/PID/oom_score_adj`.
     fn offer_to_oom_killer(at) {
         OpenOptions::new().write(true).open(at.victims("oom_score_adj")?)?.write_all(b"77")?;
         Ok("77".into())

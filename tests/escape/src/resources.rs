@@ -109,14 +109,14 @@ escapes! { "resources":
         Ok(format!("{maximum:?}"))
     }
 
-    /// Runs before everything else (SCHED_FIFO).
+    /// Runs before everything else (`SCHED_FIFO`).
     fn real_time(_) {
         scheduled(libc::SCHED_FIFO, 1)
     }
 
     /// Takes a better share of the processor (nice -1).
     fn share(_) {
-        call!(libc::SYS_setpriority, libc::PRIO_PROCESS as i32, 0, -1)?;
+        call!(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, -1)?;
         Ok("-1".into())
     }
 }

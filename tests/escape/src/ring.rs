@@ -1,4 +1,4 @@
-//! One operation of io_uring, which no filter of system calls sees.
+//! One operation of `io_uring`, which no filter of system calls sees.
 //!
 //! The rings lie in memory of the program's own (`IORING_SETUP_NO_MMAP`), so that they can be read and
 //! written as the atomics that they are.
@@ -64,15 +64,22 @@ impl Ring {
         };
         let [offset, address] = [operation.offset, operation.address].map(halves);
         let code = u32::from_ne_bytes([operation.code, 0, 0, 0]);
-        let words =
-            [code, operation.fd.cast_unsigned(), offset[0], offset[1], address[0], address[1]];
+        let words = [
+            code,
+            u32::from_ne_bytes(operation.fd.to_ne_bytes()),
+            offset[0],
+            offset[1],
+            address[0],
+            address[1],
+        ];
         for (word, value) in ENTRIES.0.iter().zip(words.into_iter().chain([operation.length])) {
             word.store(value, Ordering::Relaxed);
         }
         RINGS.0[self.tail].store(1, Ordering::Release);
         call!(libc::SYS_io_uring_enter, &self.fd, 1, 1, GET_EVENTS, 0, 0)?;
         // struct io_uring_cqe: eight bytes of the user's, then the result.
-        let result = RINGS.0[self.completions + 2].load(Ordering::Acquire).cast_signed();
+        let result = RINGS.0[self.completions + 2].load(Ordering::Acquire);
+        let result = i32::from_ne_bytes(result.to_ne_bytes());
         if result < 0 {
             return Err(Errno::from_raw_os_error(-result).into());
         }

@@ -7,7 +7,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-use crate::attempt::{Failure, escapes};
+use crate::attempt::{Failure, escapes, meet};
 
 const TEXT: &[u8] = b"escaped";
 
@@ -38,10 +38,10 @@ escapes! { "sockets":
         Ok("sent".into())
     }
 
-    /// Receives a descriptor from a process outside (SCM_RIGHTS).
+    /// Receives a descriptor from a process outside (`SCM_RIGHTS`).
     fn receive_descriptor(at) {
         let socket = UnixStream::connect(at.outside("socket")?)?;
-        at.meet("connected");
+        meet("connected");
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut byte = [0];

@@ -61,13 +61,14 @@ impl From<&OwnedFd> for Arg<'_> {
 }
 
 /// Makes a system call.
+#[allow(clippy::cast_possible_wrap, reason = "a register holds the bits, whatever they stand for")]
 pub(crate) fn make(number: i64, arguments: &mut [Arg<'_>]) -> Result<i64, Errno> {
     let mut words = [0_i64; 6];
     for (word, argument) in words.iter_mut().zip(arguments) {
         *word = match argument {
             Arg::Number(number) => *number,
-            Arg::In(bytes) => bytes.as_ptr().expose_provenance().cast_signed() as i64,
-            Arg::Out(bytes) => bytes.as_mut_ptr().expose_provenance().cast_signed() as i64,
+            Arg::In(bytes) => bytes.as_ptr().expose_provenance() as i64,
+            Arg::Out(bytes) => bytes.as_mut_ptr().expose_provenance() as i64,
         };
     }
     let [a, b, c, d, e, f] = words;

@@ -6,12 +6,16 @@ use std::io::Write as _;
 use crate::attempt::{Failure, escapes};
 use crate::sys::call;
 
+/// Of asm-generic/ioctls.h, as their types differ among C libraries.
+const TIOCSCTTY: u32 = 0x540e;
+const TIOCSTI: u32 = 0x5412;
+
 /// Becomes the session's leader, where it is not, with the terminal for its own: what is typed into a
 /// terminal may be so by processes of its session alone.
 fn take() -> Result<(), Failure> {
     let _ = call!(libc::SYS_setsid);
-    call!(libc::SYS_ioctl, 0, libc::TIOCSCTTY as u32, 0)?;
-    Ok(())
+    let taken = call!(libc::SYS_ioctl, 0, TIOCSCTTY, 0).map(drop);
+    taken.map_err(|errno| Failure::NoEffect(format!("the terminal is not to be had: {errno}")))
 }
 
 escapes! { "terminal":
@@ -19,7 +23,7 @@ escapes! { "terminal":
     fn type_into_terminal(at) {
         take()?;
         for letter in at.text("typed")?.bytes() {
-            call!(libc::SYS_ioctl, 0, libc::TIOCSTI as u32, &[letter])?;
+            call!(libc::SYS_ioctl, 0, TIOCSTI, &[letter])?;
         }
         Ok("typed".into())
     }
@@ -27,9 +31,8 @@ escapes! { "terminal":
     /// Types into the terminal by a request whose upper half, which the kernel ignores, is not zero.
     fn type_with_high_bits(at) {
         take()?;
-        const HIGH: u64 = 1 << 32;
         for letter in at.text("typed")?.bytes() {
-            call!(libc::SYS_ioctl, 0, HIGH | u64::from(libc::TIOCSTI as u32), &[letter])?;
+            call!(libc::SYS_ioctl, 0, 1 << 32 | u64::from(TIOCSTI), &[letter])?;
         }
         Ok("typed".into())
     }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufRead as _, BufReader, IoSlice, Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
@@ -86,6 +86,8 @@ pub(crate) struct Scene {
     name_datagram: UnixDatagram,
     terminal: OwnedFd,
     slave: File,
+    /// The connection to a port on which the attacker listens.
+    visit: Option<TcpStream>,
     /// A file outside that is open here without close-on-exec.
     _leak: File,
 }
@@ -148,6 +150,7 @@ impl Scene {
             name_datagram: UnixDatagram::bind_addr(&abstract_name("datagram")).expect("a socket"),
             terminal,
             slave: slave.into(),
+            visit: None,
             _leak: leak,
             typed,
             folder,
@@ -214,8 +217,7 @@ impl Scene {
 
     pub(crate) fn connect_to(&mut self, port: &str) {
         let port: u16 = port.parse().expect("a port");
-        // Whether somebody takes it is for the attacker to tell.
-        let _ = std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port));
+        self.visit = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok();
     }
 
     pub(crate) fn send_to(&mut self, port: &str) {
@@ -256,6 +258,15 @@ impl Scene {
 
     pub(crate) fn semaphore_set(&mut self, _: &str) -> bool {
         self.outsider.ask()["semaphore"] == 7
+    }
+
+    pub(crate) fn last_at_disks(&mut self, _: &str) -> bool {
+        const BEST_EFFORT_LAST: i32 = 2 << 13 | 7;
+        self.outsider.ask()["io-priority"] == BEST_EFFORT_LAST
+    }
+
+    pub(crate) fn large_file_left(&mut self, _: &str) -> bool {
+        fs::metadata(self.at("writable/large")).is_ok_and(|file| file.len() == 1 << 30)
     }
 
     pub(crate) fn image_overwritten(&mut self, _: &str) -> bool {
@@ -337,6 +348,12 @@ impl Scene {
 
     pub(crate) fn tcp_connected(&mut self, _: &str) -> bool {
         self.tcp.set_nonblocking(true).is_ok() && self.tcp.accept().is_ok()
+    }
+
+    pub(crate) fn tcp_answered(&mut self, _: &str) -> bool {
+        let mut text = [0; 7];
+        let answer = self.visit.as_mut().is_some_and(|it| it.read_exact(&mut text).is_ok());
+        answer && text == *b"escaped"
     }
 
     pub(crate) fn udp_received(&mut self, _: &str) -> bool {

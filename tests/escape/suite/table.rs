@@ -133,10 +133,10 @@ fn processes() -> Vec<Row> {
         denied("vm_read", PROCESS).seen(Scene::token_told),
         denied("vm_write", PROCESS).seen(Scene::memory_overwritten),
         denied("ptrace", PROCESS).seen(Scene::memory_overwritten),
-        denied("ptrace_launcher", PROCESS),
-        denied("launcher_memory", PROCESS),
-        denied("launcher_environment", PROCESS),
-        denied("launcher_descriptors", PROCESS),
+        denied("ptrace_launcher", PROCESS).root(),
+        denied("launcher_memory", PROCESS).root(),
+        denied("launcher_environment", PROCESS).root(),
+        denied("launcher_descriptors", PROCESS).root(),
         denied("launcher_image", PROCESS).nobody("the launcher runs from sealed memory"),
         denied("held_image", PROCESS).seen(Scene::image_overwritten).meets(Scene::end_victim),
         denied("environment", PROCESS).seen(Scene::token_told),
@@ -148,7 +148,7 @@ fn processes() -> Vec<Row> {
         residual("count_descriptors").seen(Scene::descriptors_counted),
         denied("steal_descriptor", PROCESS).seen(Scene::token_told),
         denied("compare", PROCESS),
-        denied("advise_memory", PROCESS),
+        denied("advise_memory", PROCESS).root(),
         denied("query_pages", PROCESS),
         denied("robust_list", PROCESS),
         denied("kill", PROCESS).seen(Scene::signal_pending),
@@ -160,7 +160,7 @@ fn processes() -> Vec<Row> {
         residual("make_nice").seen(Scene::made_nice),
         residual("set_affinity").seen(Scene::on_one_processor),
         residual("set_scheduler").seen(Scene::made_batch),
-        residual("set_io_priority"),
+        residual("set_io_priority").seen(Scene::last_at_disks),
         denied("offer_to_oom_killer", FILE).seen(Scene::offered),
     ]
 }
@@ -230,8 +230,12 @@ fn sockets() -> Vec<Row> {
         denied("connect_fast_open", NETWORK).seen(Scene::tcp_connected),
         denied("connect_sctp", NETWORK).seen(Scene::tcp_connected),
         denied("send_udp", NETWORK).seen(Scene::udp_received),
-        denied("listen_tcp", &[EADDRNOTAVAIL, EACCES, EAGAIN]).meets(Scene::connect_to),
-        denied("listen_unbound", &[EAGAIN, EACCES]).meets(Scene::connect_to),
+        denied("listen_tcp", &[EADDRNOTAVAIL, EACCES, EAGAIN])
+            .seen(Scene::tcp_answered)
+            .meets(Scene::connect_to),
+        denied("listen_unbound", &[EAGAIN, EACCES])
+            .seen(Scene::tcp_answered)
+            .meets(Scene::connect_to),
         denied("receive_udp", &[EADDRNOTAVAIL, EAGAIN, EACCES])
             .seen(Scene::token_told)
             .meets(Scene::send_to),
@@ -360,7 +364,7 @@ fn resources() -> Vec<Row> {
         denied("processes", &[EAGAIN]),
         denied("descriptors", &[EMFILE]),
         residual("memory"),
-        residual("disk_space"),
+        residual("disk_space").seen(Scene::large_file_left),
         denied("core_file", &[NOTHING, EPERM]).seen(Scene::core_left),
         denied("raise_limit", &[EPERM]).nobody("who may is not to be counted on"),
         denied("real_time", &[EPERM]).root(),
