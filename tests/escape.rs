@@ -22,7 +22,7 @@ use portcullis::{Command, Stdio};
 use portcullis_tests::{Need, Test, run};
 use serde_json::Value;
 
-use scene::{Scene, programs};
+use scene::{Scene, programs, remove_programs};
 use table::{Free, NOTHING, Row, Strict, table};
 
 const NEEDS: &[Need] = &[
@@ -278,6 +278,7 @@ fn main() -> ExitCode {
         Test { name: row.name, needs: NEEDS, run: judge }
     }));
     let ended = run(tests);
+    remove_programs();
     let (all, unavailable) = (table().len(), UNAVAILABLE.load(Ordering::Relaxed));
     eprintln!("of {all} escapes, {unavailable} are unavailable to this user on this kernel");
     ended

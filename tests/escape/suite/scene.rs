@@ -25,8 +25,7 @@ const NOBODY: u32 = 65534;
 /// The folder of programs that may be executed, which all scenes share: the attacker, and as root copies of
 /// it that have more rights than who executes them.
 pub(crate) fn programs() -> &'static Path {
-    static FOLDER: OnceLock<TempDir> = OnceLock::new();
-    let folder = FOLDER.get_or_init(|| {
+    let folder = PROGRAMS.get_or_init(|| {
         let folder = TempDir::new().expect("a temporary folder");
         fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("chmod");
         let image =
@@ -56,6 +55,13 @@ pub(crate) fn programs() -> &'static Path {
         folder
     });
     folder.path()
+}
+
+static PROGRAMS: OnceLock<TempDir> = OnceLock::new();
+
+/// Removes them: a static is not dropped, and such programs are not to be left lying about.
+pub(crate) fn remove_programs() {
+    let _ = PROGRAMS.get().map(|folder| fs::remove_dir_all(folder.path()));
 }
 
 /// What the attacker has for standard input.
