@@ -27,6 +27,10 @@ pub use rustix::process::Signal;
 #[macro_export]
 macro_rules! tests {
     ($($function:ident: [$($need:expr),* $(,)?]),* $(,)?) => {
-        vec![$($crate::Test { name: stringify!($function), needs: &[$($need),*], run: $function }),*]
+        vec![$($crate::Test {
+            name: stringify!($function),
+            needs: &[$($need),*],
+            run: Box::new($function),
+        }),*]
     };
 }

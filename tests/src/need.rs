@@ -131,7 +131,7 @@ pub struct Test {
     /// What it needs.
     pub needs: &'static [Need],
     /// The test, which panics where it fails.
-    pub run: fn(),
+    pub run: Box<dyn FnOnce() + Send>,
 }
 
 /// Runs tests. One whose need is not met is skipped and counted as ignored, with the reason on standard
