@@ -97,6 +97,7 @@ pub struct Lowering<'a> {
     remarks: Vec<(Remark, Owner, Cow<'static, str>)>,
     teardown: Teardown,
     schedule: Option<&'a Schedule<'a>>,
+    exec_nonce: Option<u64>,
 }
 
 /// A lowering that is complete.
@@ -130,6 +131,7 @@ impl<'a> Lowering<'a> {
             remarks: Vec::new(),
             teardown: Teardown::default(),
             schedule: None,
+            exec_nonce: None,
         }
     }
 
@@ -144,6 +146,13 @@ impl<'a> Lowering<'a> {
     pub fn schedules(&self, id: &str) -> bool {
         let mut scheduled = self.schedule.iter().flat_map(|schedule| schedule.entries());
         scheduled.any(|it| it.entry.id == id)
+    }
+
+    /// Whether a mechanism of this id is scheduled after the one that is being lowered.
+    pub fn schedules_later(&self, id: &str) -> bool {
+        let Owner::Entry(own) = self.owner else { return false };
+        let scheduled = self.schedule.iter().flat_map(|schedule| schedule.entries());
+        scheduled.skip(own + 1).any(|it| it.entry.id == id)
     }
 
     /// From here on, what is pushed is `owner`'s.
@@ -236,6 +245,24 @@ impl<'a> Lowering<'a> {
     /// what could not be done, and is noted.
     pub fn at_end(&mut self, step: impl FnOnce() -> Result<(), String> + 'static) {
         self.teardown.0.push((self.owner, Box::new(step)));
+    }
+
+    /// The number that the launch's exec carries [as a nonce](Op::with_nonce), for a filter to know that
+    /// exec from any other; `make` makes it where there is none yet.
+    ///
+    /// # Errors
+    ///
+    /// Those of `make`.
+    pub fn exec_nonce<E>(&mut self, make: impl FnOnce() -> Result<u64, E>) -> Result<u64, E> {
+        match self.exec_nonce {
+            Some(nonce) => Ok(nonce),
+            None => Ok(*self.exec_nonce.insert(make()?)),
+        }
+    }
+
+    /// The nonce that [was asked for](Self::exec_nonce).
+    pub fn asked_exec_nonce(&self) -> Option<u64> {
+        self.exec_nonce
     }
 
     /// Whether the child is to wait; known when everything is lowered.

@@ -117,7 +117,11 @@ impl Mechanism for Execveat {
                 Stop::fault(format!("setting close-on-exec of the executable, fd {fd}: {errno}"))
             })?;
         }
-        launch.push(Op::execveat(fd, argv, envp));
+        let exec = Op::execveat(fd, argv, envp);
+        launch.push(match launch.asked_exec_nonce() {
+            Some(nonce) => exec.with_nonce(nonce),
+            None => exec,
+        });
         Ok(())
     }
 
