@@ -55,7 +55,7 @@ enum Treatment<'c> {
     /// All the same.
     Always(Action),
     /// As their arguments are.
-    ByArguments(&'c Chain),
+    ByArguments(Chain<'c>),
 }
 
 /// Compiles a filter.
@@ -83,7 +83,7 @@ fn runs<'c>(filter: &'c Filter<'_>) -> Vec<(u32, Treatment<'c>)> {
     let mut runs = Vec::new();
     let mut next = 0;
     let default = Treatment::Always(filter.default);
-    for (number, chain) in filter.chains() {
+    for (number, chain) in filter.calls() {
         if number > next {
             begin(&mut runs, next, default);
         }
@@ -104,7 +104,7 @@ fn begin<'c>(runs: &mut Vec<(u32, Treatment<'c>)>, first: u32, treatment: Treatm
     }
 }
 
-fn treatment<'c>(filter: &'c Filter<'_>, chain: &'c Chain) -> Treatment<'c> {
+fn treatment<'c>(filter: &Filter<'_>, chain: Chain<'c>) -> Treatment<'c> {
     // Whatever fits, it comes to the same.
     let mut actions = filter.cases(chain).map(|case| case.action);
     let first = actions.next().unwrap_or(filter.default);
@@ -186,7 +186,7 @@ impl<'c> Program<'c> {
     }
 
     /// Finds the run of the number that was loaded.
-    fn tree(&mut self, filter: &'c Filter<'_>, runs: &[(u32, Treatment<'c>)]) -> Place {
+    fn tree(&mut self, filter: &Filter<'_>, runs: &[(u32, Treatment<'c>)]) -> Place {
         match runs {
             [] => self.give(filter.default),
             [(_, Treatment::Always(action))] => self.give(*action),
@@ -194,7 +194,7 @@ impl<'c> Program<'c> {
                 if let Some(place) = self.made.get(what) {
                     return *place;
                 }
-                let place = self.chain(filter, chain);
+                let place = self.chain(filter, *chain);
                 self.made.insert(*what, place);
                 place
             }
@@ -209,7 +209,7 @@ impl<'c> Program<'c> {
     }
 
     /// Tries the cases in their order.
-    fn chain(&mut self, filter: &'c Filter<'_>, chain: &Chain) -> Place {
+    fn chain(&mut self, filter: &Filter<'_>, chain: Chain<'_>) -> Place {
         let mut next = self.give(filter.default);
         for Case { when, action } in filter.cases(chain).rev() {
             let mut fits = self.give(action);
@@ -303,6 +303,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::seccomp::filter::Rules;
     use crate::seccomp::machine::{Call, I386, NATIVE as HERE, decide, run};
     use crate::seccomp::policy::Rule;
     use crate::seccomp::{Profile, Seccomp, calls};
@@ -467,11 +468,11 @@ mod tests {
     }
 
     fn filter_of(default: Action, rules: &[TestRule]) -> Filter<'_> {
-        let mut filter = Filter::new(default);
+        let mut made = Rules::new(default);
         for (number, when, action) in rules {
-            filter.rule([calls::name(*number)], when, *action).unwrap();
+            made.add([calls::name(*number)], when, *action).unwrap();
         }
-        filter
+        made.finish()
     }
 
     fn is_x32(number: u32) -> bool {

@@ -1,6 +1,6 @@
 //! What a filter means: which of its rules are tried for each call, and what else becomes of a call.
 
-use std::collections::BTreeMap;
+use std::cmp::Ordering;
 
 use super::policy::{Action, Condition};
 use super::{calls, sets};
@@ -12,26 +12,24 @@ pub(super) struct Case<'a> {
     pub(super) action: Action,
 }
 
-/// The cases that are tried for a call, in order, by their places in [`Filter::cases`].
-pub(super) type Chain = Vec<u32>;
-
-/// A filter, with its calls by their numbers.
+/// A filter in the making.
 #[derive(Debug)]
-pub(super) struct Filter<'a> {
-    pub(super) default: Action,
+pub(super) struct Rules<'a> {
+    default: Action,
     cases: Vec<Case<'a>>,
-    chains: BTreeMap<u32, Chain>,
+    /// Calls, by their numbers, and the places in `cases` of what is tried for them.
+    tried: Vec<(u32, u32)>,
 }
 
-impl<'a> Filter<'a> {
-    /// One that has no rules.
+impl<'a> Rules<'a> {
+    /// No rules, and what becomes of a call that none decides.
     pub(super) fn new(default: Action) -> Self {
-        Self { default, cases: Vec::new(), chains: BTreeMap::new() }
+        Self { default, cases: Vec::with_capacity(64), tried: Vec::with_capacity(512) }
     }
 
     /// Adds a rule: it is tried after those that are there. A set's calls are those that this
     /// architecture has; a call that is named itself must be one.
-    pub(super) fn rule(
+    pub(super) fn add(
         &mut self,
         calls: impl IntoIterator<Item = impl AsRef<str>>,
         when: &'a [Condition],
@@ -42,11 +40,11 @@ impl<'a> Filter<'a> {
             let name = name.as_ref();
             if name.starts_with('@') {
                 let set = sets::find(name).ok_or_else(|| format!("{name:?} is no set of calls"))?;
-                self.append_all(set.members, case);
+                self.add_all(set.members, case);
             } else {
                 let number = calls::number(name);
                 let number = number.ok_or_else(|| format!("{name:?} is no system call here"))?;
-                self.append(number, case);
+                self.tried.push((number, case));
             }
         }
         Ok(())
@@ -54,47 +52,65 @@ impl<'a> Filter<'a> {
 
     /// Adds a rule of a table that is for every architecture: those of its calls that this one lacks are
     /// left out.
-    pub(super) fn rule_of_table(&mut self, calls: &[&str], when: &'a [Condition], action: Action) {
+    pub(super) fn add_from_table(&mut self, calls: &[&str], when: &'a [Condition], action: Action) {
         let case = self.case(when, action);
-        self.append_all(calls, case);
+        self.add_all(calls, case);
     }
 
     fn case(&mut self, when: &'a [Condition], action: Action) -> u32 {
         let case = Case { when, action };
-        // The last one often is the same: then the calls of both can share what is made of it.
+        // One that is as the last is the last: then the calls of both share what is made of it.
         if self.cases.last() != Some(&case) {
             self.cases.push(case);
         }
         u32::try_from(self.cases.len() - 1).unwrap_or(u32::MAX)
     }
 
-    fn append_all(&mut self, calls: &[&str], case: u32) {
+    fn add_all(&mut self, calls: &[&str], case: u32) {
         for name in calls {
-            if let Some(set) = sets::find(name) {
-                self.append_all(set.members, case);
+            if name.starts_with('@') {
+                self.add_all(sets::find(name).map_or(&[], |set| set.members), case);
             } else if let Some(number) = calls::number(name) {
-                self.append(number, case);
+                self.tried.push((number, case));
             }
         }
     }
 
-    fn append(&mut self, number: u32, case: u32) {
-        let chain = self.chains.entry(number).or_default();
+    /// The filter.
+    pub(super) fn finish(mut self) -> Filter<'a> {
+        // Later cases have higher places, so that this keeps their order.
+        self.tried.sort_unstable();
+        self.tried.dedup();
+        Filter { default: self.default, cases: self.cases, tried: self.tried }
+    }
+}
+
+/// A filter.
+#[derive(Debug)]
+pub(super) struct Filter<'a> {
+    pub(super) default: Action,
+    cases: Vec<Case<'a>>,
+    /// Sorted: the cases of a call are together, in the order in which they are tried.
+    tried: Vec<(u32, u32)>,
+}
+
+impl<'a> Filter<'a> {
+    /// The calls that have rules, by rising number, each with the cases that are tried for it.
+    pub(super) fn calls(&self) -> impl Iterator<Item = (u32, Chain<'_>)> {
+        let same = |one: &(u32, u32), other: &(u32, u32)| one.0 == other.0;
+        self.tried.chunk_by(same).map(|tried| (tried[0].0, self.chain(tried)))
+    }
+
+    fn chain<'f>(&'f self, tried: &'f [(u32, u32)]) -> Chain<'f> {
         // What comes after a case that always fits is never tried.
-        let closed = chain.last().is_some_and(|last| self.cases[*last as usize].when.is_empty());
-        if !closed && chain.last() != Some(&case) {
-            chain.push(case);
-        }
+        let always = |(_, case): &(u32, u32)| self.cases[*case as usize].when.is_empty();
+        let end = tried.iter().position(always).map_or(tried.len(), |at| at + 1);
+        Chain(&tried[..end])
     }
 
-    /// The calls that have rules, by rising number.
-    pub(super) fn chains(&self) -> impl Iterator<Item = (u32, &Chain)> {
-        self.chains.iter().map(|(number, chain)| (*number, chain))
-    }
-
-    /// The cases of a chain.
-    pub(super) fn cases(&self, chain: &Chain) -> impl DoubleEndedIterator<Item = Case<'a>> {
-        chain.iter().map(|case| self.cases[*case as usize])
+    /// The cases of a chain, in the order in which they are tried.
+    pub(super) fn cases(&self, chain: Chain<'_>) -> impl DoubleEndedIterator<Item = Case<'a>> {
+        chain.0.iter().map(|(_, case)| self.cases[*case as usize])
     }
 
     /// Whether it lets every call pass, and so need not be.
@@ -105,7 +121,9 @@ impl<'a> Filter<'a> {
 
     /// What may become of a call of which some arguments are known, and keeps it from being made.
     pub(super) fn may_stop(&self, number: u32, arguments: &[Option<u64>; 6]) -> Option<Action> {
-        for case in self.chains.get(&number).into_iter().flat_map(|chain| self.cases(chain)) {
+        let first = self.tried.partition_point(|(call, _)| *call < number);
+        let end = self.tried.partition_point(|(call, _)| *call <= number);
+        for case in self.cases(self.chain(&self.tried[first..end])) {
             let holds = || case.when.iter().map(|condition| condition.holds(arguments));
             if holds().any(|it| it == Some(false)) {
                 continue;
@@ -121,6 +139,36 @@ impl<'a> Filter<'a> {
     }
 }
 
+/// The cases that are tried for a call. Two are the same where the cases are.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Chain<'f>(&'f [(u32, u32)]);
+
+impl Chain<'_> {
+    fn places(&self) -> impl Iterator<Item = u32> {
+        self.0.iter().map(|(_, case)| *case)
+    }
+}
+
+impl Ord for Chain<'_> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.places().cmp(other.places())
+    }
+}
+
+impl PartialOrd for Chain<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Chain<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Chain<'_> {}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,12 +177,13 @@ mod tests {
     #[test]
     fn the_first_rule_that_fits_decides_and_what_comes_after_one_that_always_fits_is_not_tried() {
         let first = [Condition::int(0, Comparison::Eq(1))];
-        let mut filter = Filter::new(Action::KillProcess);
-        filter.rule(["read"], &first, Action::EPERM).unwrap();
-        filter.rule(["read", "@basic-io"], &[], Action::Allow).unwrap();
-        filter.rule(["read"], &[], Action::Trap).unwrap();
+        let mut rules = Rules::new(Action::KillProcess);
+        rules.add(["read"], &first, Action::EPERM).unwrap();
+        rules.add(["read", "@basic-io"], &[], Action::Allow).unwrap();
+        rules.add(["read"], &[], Action::Trap).unwrap();
+        let filter = rules.finish();
         let read = calls::number("read").unwrap();
-        let (_, chain) = filter.chains().find(|(number, _)| *number == read).unwrap();
+        let (_, chain) = filter.calls().find(|(number, _)| *number == read).unwrap();
         assert_eq!(filter.cases(chain).count(), 2);
         let with = |first| [first, None, None, None, None, None];
         assert_eq!(filter.may_stop(read, &with(Some(1))), Some(Action::EPERM));
@@ -145,11 +194,12 @@ mod tests {
 
     #[test]
     fn a_set_skips_what_this_architecture_lacks_and_a_name_must_be_one() {
-        let mut filter = Filter::new(Action::Allow);
-        filter.rule(["@obsolete"], &[], Action::EPERM).unwrap();
-        assert!(filter.rule(["no_such_call"], &[], Action::EPERM).is_err());
-        assert!(filter.rule(["@no-such-set"], &[], Action::EPERM).is_err());
-        filter.rule_of_table(&["no_such_call", "read"], &[], Action::EPERM);
+        let mut rules = Rules::new(Action::Allow);
+        rules.add(["@obsolete"], &[], Action::EPERM).unwrap();
+        assert!(rules.add(["no_such_call"], &[], Action::EPERM).is_err());
+        assert!(rules.add(["@no-such-set"], &[], Action::EPERM).is_err());
+        rules.add_from_table(&["no_such_call", "read"], &[], Action::EPERM);
+        let filter = rules.finish();
         assert!(!filter.allows_everything());
         assert!(filter.may_stop(calls::number("read").unwrap(), &[None; 6]).is_some());
     }

@@ -25,7 +25,7 @@ pub use self::policy::{Action, Comparison, Condition, Errno, Rule, Seccomp, Widt
 pub use self::profiles::{Profile, profiles};
 pub use self::sets::{Set, sets};
 
-use self::filter::Filter;
+use self::filter::{Filter, Rules};
 use self::profiles::{TIOCLINUX, TIOCSTI};
 
 /// The lowering id.
@@ -86,29 +86,30 @@ impl Seccomp {
 
     /// What it means. `own_exec` is what tells the launch's own exec from others.
     fn filter<'a>(&'a self, own_exec: &'a [Condition]) -> Result<Filter<'a>, String> {
-        let mut filter = Filter::new(self.default.unwrap_or(Action::Allow));
+        let mut rules = Rules::new(self.default.unwrap_or(Action::Allow));
         if self.deny_new_tasks {
-            filter.rule_of_table(NEW_TASKS, &[], Action::EPERM);
+            rules.add_from_table(NEW_TASKS, &[], Action::EPERM);
         }
         if self.deny_inet_sockets {
-            filter.rule_of_table(&["socket"], &[], Action::EPERM);
+            rules.add_from_table(&["socket"], &[], Action::EPERM);
         }
         if !self.deny.is_empty() {
-            filter.rule(&self.deny, &[], Action::EPERM)?;
+            rules.add(&self.deny, &[], Action::EPERM)?;
         }
         if self.deny_terminal_injection {
-            filter.rule_of_table(&["ioctl"], TIOCSTI, Action::EPERM);
-            filter.rule_of_table(&["ioctl"], TIOCLINUX, Action::EPERM);
+            rules.add_from_table(&["ioctl"], TIOCSTI, Action::EPERM);
+            rules.add_from_table(&["ioctl"], TIOCLINUX, Action::EPERM);
         }
         for Rule { calls, action, when } in &self.rules {
-            filter.rule(calls, when, *action)?;
+            rules.add(calls, when, *action)?;
         }
         if let Some(profile) = self.profile {
             if !own_exec.is_empty() {
-                filter.rule_of_table(&["execveat"], own_exec, Action::Allow);
+                rules.add_from_table(&["execveat"], own_exec, Action::Allow);
             }
-            profile.add_to(&mut filter);
+            profile.add_to(&mut rules);
         }
+        let filter = rules.finish();
         if filter.allows_everything() {
             return Err(format!("{ID} is scheduled, and it denies nothing"));
         }

@@ -3,7 +3,7 @@
 use portcullis_core::plan::Target;
 use serde::{Deserialize, Serialize};
 
-use super::filter::Filter;
+use super::filter::Rules;
 use super::policy::{Action, Comparison, Condition, Errno};
 
 /// A built-in list of rules. What none of them decides is allowed.
@@ -48,10 +48,10 @@ impl Profile {
         }
     }
 
-    /// Adds its rules to a filter.
-    pub(super) fn add_to(self, filter: &mut Filter<'_>) {
+    /// Adds its rules to others.
+    pub(super) fn add_to(self, rules: &mut Rules<'_>) {
         for Fixed { calls, when, action } in self.rules().iter().copied().flatten() {
-            filter.rule_of_table(calls, when, *action);
+            rules.add_from_table(calls, when, *action);
         }
     }
 }
