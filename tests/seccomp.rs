@@ -477,6 +477,10 @@ fn what_a_filter_is_is_noted() {
         (json!({"deny_new_tasks": true}), "# seccomp=denylist_installed mode=filter\n"),
         (json!({"profile": "baseline"}), "# seccomp=filter_installed default=allow mode=filter\n"),
         (
+            json!({"deny": ["ptrace"], "log": true}),
+            "# seccomp=filter_installed default=allow mode=filter\n",
+        ),
+        (
             json!({"default": {"errno": "ENOSYS"}, "rules": [{"calls": ["@system-service"], "action": "allow"}]}),
             "# seccomp=filter_installed default=errno(ENOSYS) mode=filter\n",
         ),
@@ -484,6 +488,13 @@ fn what_a_filter_is_is_noted() {
         let outcome = launch(&[filter]);
         outcome.succeeded();
         assert!(outcome.text.contains(note), "{note:?} is not in {outcome:?}");
+    }
+    for (log, call) in [(false, "seccomp(1, 0, filter"), (true, "seccomp(1, 2, filter")] {
+        let mut host = Host::default();
+        host.schedule(ID, &json!({"deny": ["ptrace"], "log": log}));
+        host.arguments = vec!["--explain".into()];
+        let explained = host.run();
+        assert!(explained.stdout.contains(call), "{explained:?}");
     }
 }
 

@@ -362,4 +362,15 @@ mod tests {
         lowering.push_once(Op::no_new_privs());
         assert_eq!(lowering.finish(vec![]).program.ops().len(), 1);
     }
+
+    #[test]
+    fn an_exec_nonce_is_made_once() {
+        let target = Target::default();
+        let mut lowering = Lowering::new(&target, &[]);
+        assert_eq!(lowering.asked_exec_nonce(), None);
+        assert_eq!(lowering.exec_nonce(|| Err("no number")), Err("no number"));
+        assert_eq!(lowering.exec_nonce(|| Ok::<_, ()>(7)), Ok(7));
+        assert_eq!(lowering.exec_nonce(|| Ok::<_, ()>(8)), Ok(7));
+        assert_eq!(lowering.asked_exec_nonce(), Some(7));
+    }
 }

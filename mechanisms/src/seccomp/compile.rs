@@ -304,7 +304,7 @@ mod tests {
 
     use super::*;
     use crate::seccomp::filter::Rules;
-    use crate::seccomp::machine::{Call, I386, NATIVE as HERE, decide, run};
+    use crate::seccomp::machine::{Call, I386, decide, run};
     use crate::seccomp::policy::Rule;
     use crate::seccomp::{Profile, Seccomp, calls};
 
@@ -463,7 +463,7 @@ mod tests {
             let number = prop_oneof![prop::sample::select(numbers), number(), any::<u32>()];
             let call = (number, arguments(&when))
                 .prop_map(|(number, arguments)| Call::of(number, arguments));
-            (Just(rules), prop::collection::vec(call, 64))
+            (Just(rules), prop::collection::vec(call, 32))
         })
     }
 
@@ -619,16 +619,10 @@ mod tests {
             .filter(|(decided, _)| *decided == Action::Allow.code())
             .map(|(_, steps)| steps)
             .collect();
-        println!(
-            "{} instructions; read {}, write {}, openat {}, futex {}; the longest path {}",
-            program.len(),
-            steps("read"),
-            steps("write"),
-            steps("openat"),
-            steps("futex"),
-            all.iter().max().unwrap()
-        );
-        assert!(steps("read") <= 11 && steps("write") <= 11);
-        assert!(HERE == NATIVE && all.iter().all(|steps| *steps <= 24));
+        if cfg!(target_arch = "x86_64") {
+            assert_eq!((program.len(), all.iter().max()), (126, Some(&14)));
+            assert_eq!(["read", "write", "openat"].map(steps), [10; 3]);
+        }
+        assert!(all.iter().all(|steps| *steps <= 24));
     }
 }

@@ -45,11 +45,12 @@ static DECLARATION: Declaration = Declaration {
     params: "{? deny: [* tstr], ? deny_new_tasks: bool, ? deny_inet_sockets: bool, \
              ? deny_terminal_injection: bool, \
              ? profile: \"baseline\" / \"compute\" / \"no-metadata\" / \"no-network\", \
-             ? default: action, \
-             ? rules: [* {calls: [+ tstr], action: action, ? when: [* {arg: 0..5, \
-             op: \"eq\" / \"ne\" / \"lt\" / \"le\" / \"gt\" / \"ge\" / \"masked-eq\", value: uint, \
-             ? mask: uint, width: 32 / 64}]}], ? log: bool} \
-             action = \"allow\" / {errno: 1..4095 / tstr} / \"kill-process\" / \"trap\" / \"log\"",
+             ? default: \"allow\" / {errno: 1..4095 / tstr} / \"kill-process\" / \"trap\" / \"log\", \
+             ? rules: [* {calls: [+ tstr], \
+             action: \"allow\" / {errno: 1..4095 / tstr} / \"kill-process\" / \"trap\" / \"log\", \
+             ? when: [* {arg: 0..5, \
+             op: \"eq\" / \"ne\" / \"lt\" / \"le\" / \"gt\" / \"ge\" / \"masked-eq\", \
+             value: uint, ? mask: uint, width: 32 / 64}]}], ? log: bool}",
     example: r#"{"profile": "baseline", "rules": [{"calls": ["mkdir"], "action": {"errno": "EROFS"}}]}"#,
     guide: include_str!("seccomp.md"),
     demonstration: Demonstration {
@@ -59,6 +60,9 @@ static DECLARATION: Declaration = Declaration {
         shows: "denied",
     },
 };
+
+/// `SECCOMP_FILTER_FLAG_LOG` of `linux/seccomp.h`.
+const FILTER_FLAG_LOG: u32 = 1 << 1;
 
 const NEW_TASKS: &[&str] = &["clone", "clone3", "fork", "vfork"];
 
@@ -161,9 +165,9 @@ impl Mechanism for Apply {
         let filter = wire.filter(own_exec).map_err(missing)?;
         own_calls_pass(&filter, launch, nonce).map_err(invalid)?;
         let program = compile::compile(&filter).map_err(missing)?;
-        let flags = if wire.log { libc::SECCOMP_FILTER_FLAG_LOG } else { 0 };
+        let flags = if wire.log { FILTER_FLAG_LOG } else { 0 };
         launch.push_once(Op::no_new_privs());
-        launch.push(Op::seccomp_set_filter(program, u32::try_from(flags).unwrap_or(0)));
+        launch.push(Op::seccomp_set_filter(program, flags));
         if wire.is_denylist() {
             launch.note(NoteTime::Created, "seccomp=denylist_installed mode=filter");
         } else {
