@@ -31,7 +31,7 @@ fn profile(profile: Profile) -> Seccomp {
 }
 
 /// A rule about a call that Python does not make by itself.
-fn rule(action: Value, when: Value) -> Seccomp {
+fn rule(action: &Value, when: &Value) -> Seccomp {
     policy(json!({"rules": [{"calls": ["sched_getscheduler"], "action": action, "when": when}]}))
 }
 
@@ -87,7 +87,7 @@ fn launch(filters: &[Value]) -> Outcome {
 
 fn each_action_has_its_effect() {
     let calls = ["handler", "sched_getscheduler:0", "sched_getscheduler:0"];
-    let with = |action: Value| python(&[&rule(action, json!([]))], "calls.py", &calls);
+    let with = |action: Value| python(&[&rule(&action, &json!([]))], "calls.py", &calls);
     let through = "sched_getscheduler 0\nsched_getscheduler 0\n";
     assert_eq!(text(&python(&[], "calls.py", &calls)), through);
     assert_eq!(text(&with(json!("log"))), through);
@@ -110,7 +110,7 @@ fn each_action_has_its_effect() {
 }
 
 fn an_untouched_trap_ends_the_process() {
-    let trap = rule(json!("trap"), json!([]));
+    let trap = rule(&json!("trap"), &json!([]));
     let trapped = python(&[&trap], "calls.py", &["sched_getscheduler:0"]);
     assert_eq!(trapped.status.signal(), Some(SIGSYS));
 }
@@ -132,7 +132,7 @@ fn arguments_are_compared_in_the_kernel_as_the_policy_says() {
         (masked(0xf0, 0x50, 32), vec![0x5a, big << 4], vec![0x6a, 0x15]),
         (masked(7 << 32, 7 << 32, 64), vec![big, 0xf << 32], vec![5, 6 << 32]),
     ] {
-        let filter = rule(json!({"errno": OURS}), when.clone());
+        let filter = rule(&json!({"errno": OURS}), &when);
         let ask = |values: &[u64]| -> Vec<i32> {
             let calls: Vec<_> =
                 values.iter().map(|it| format!("sched_getscheduler:{it}")).collect();
@@ -373,7 +373,7 @@ fn filters_stack_and_the_kernel_counts_them() {
     let filters = [
         profile(Profile::Baseline),
         profile(Profile::NoMetadata),
-        rule(json!({"errno": OURS}), json!([])),
+        rule(&json!({"errno": OURS}), &json!([])),
     ];
     let mut command = Command::new("/bin/sh");
     command.args(["-c", "echo; read line"]).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -392,7 +392,7 @@ fn filters_stack_and_the_kernel_counts_them() {
     let all: Vec<_> = filters.iter().collect();
     // Of what they say the strictest counts: errno before allow, kill before errno.
     assert_eq!(errnos(&all, &["ptrace:999", "sched_getscheduler:0"]), [EPERM, OURS]);
-    let kill = rule(json!("kill-process"), json!([]));
+    let kill = rule(&json!("kill-process"), &json!([]));
     for order in [[&kill, &filters[2]], [&filters[2], &kill]] {
         let killed = python(&order, "calls.py", &["sched_getscheduler:0"]);
         assert_eq!(killed.status.signal(), Some(SIGSYS));
@@ -405,7 +405,7 @@ fn a_call_by_a_foreign_abi_ends_the_process_under_every_filter() {
         profile(Profile::Compute),
         profile(Profile::NoMetadata),
         profile(Profile::NoNetwork),
-        rule(json!({"errno": OURS}), json!([])),
+        rule(&json!({"errno": OURS}), &json!([])),
         policy(json!({"default": "log"})),
         policy(
             json!({"default": {"errno": 38}, "rules": [{"calls": ["@system-service"], "action": "allow"}]}),
