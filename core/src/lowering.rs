@@ -102,6 +102,7 @@ pub struct Lowering<'a> {
     death_signal: Option<i32>,
     inherited_death_signal: Option<i32>,
     bound_to_child: Option<(Owner, &'static str)>,
+    exec_nonce: Option<u64>,
 }
 
 /// A lowering that is complete.
@@ -138,6 +139,7 @@ impl<'a> Lowering<'a> {
             death_signal: None,
             inherited_death_signal: None,
             bound_to_child: None,
+            exec_nonce: None,
         }
     }
 
@@ -188,6 +190,13 @@ impl<'a> Lowering<'a> {
     pub fn params_of(&self, id: &str) -> Option<&'a Params> {
         let mut scheduled = self.schedule.iter().flat_map(|schedule| schedule.entries());
         scheduled.find(|it| it.entry.id == id).map(|it| &it.entry.params)
+    }
+
+    /// Whether a mechanism of this id is scheduled after the one that is being lowered.
+    pub fn schedules_later(&self, id: &str) -> bool {
+        let Owner::Entry(own) = self.owner else { return false };
+        let scheduled = self.schedule.iter().flat_map(|schedule| schedule.entries());
+        scheduled.skip(own + 1).any(|it| it.entry.id == id)
     }
 
     /// From here on, what is pushed is `owner`'s.
@@ -291,6 +300,24 @@ impl<'a> Lowering<'a> {
     /// Who needs a child of the launcher, and why, if any does; known when everything is lowered.
     pub fn bound_to_child(&self) -> Option<(Owner, &'static str)> {
         self.bound_to_child
+    }
+
+    /// The number that the launch's exec carries [as a nonce](Op::with_nonce), for a filter to know that
+    /// exec from any other; `make` makes it where there is none yet.
+    ///
+    /// # Errors
+    ///
+    /// Those of `make`.
+    pub fn exec_nonce<E>(&mut self, make: impl FnOnce() -> Result<u64, E>) -> Result<u64, E> {
+        match self.exec_nonce {
+            Some(nonce) => Ok(nonce),
+            None => Ok(*self.exec_nonce.insert(make()?)),
+        }
+    }
+
+    /// The nonce that [was asked for](Self::exec_nonce).
+    pub fn asked_exec_nonce(&self) -> Option<u64> {
+        self.exec_nonce
     }
 
     /// Whether the child is to wait; known when everything is lowered.
@@ -418,5 +445,16 @@ mod tests {
         lowering.push_once(Op::no_new_privs());
         lowering.push_once(Op::no_new_privs());
         assert_eq!(lowering.finish(vec![]).program.ops().len(), 1);
+    }
+
+    #[test]
+    fn an_exec_nonce_is_made_once() {
+        let target = Target::default();
+        let mut lowering = Lowering::new(&target, &[]);
+        assert_eq!(lowering.asked_exec_nonce(), None);
+        assert_eq!(lowering.exec_nonce(|| Err("no number")), Err("no number"));
+        assert_eq!(lowering.exec_nonce(|| Ok::<_, ()>(7)), Ok(7));
+        assert_eq!(lowering.exec_nonce(|| Ok::<_, ()>(8)), Ok(7));
+        assert_eq!(lowering.asked_exec_nonce(), Some(7));
     }
 }

@@ -41,6 +41,8 @@ pub enum Arg {
     Filter(Box<[BpfInstruction]>),
     /// What an earlier op returned.
     Result(OpId),
+    /// A number that nobody may learn.
+    Nonce(u64),
 }
 
 /// An fd by its number, or the one that an earlier op returned.
@@ -401,6 +403,15 @@ impl Op {
         Self::new("execveat", libc::SYS_execveat, args, Expect::Zero)
     }
 
+    /// With a sixth argument. [execveat(2)](https://man7.org/linux/man-pages/man2/execveat.2.html) takes
+    /// five: the kernel ignores the register, and a filter sees it.
+    #[must_use]
+    pub fn with_nonce(mut self, nonce: u64) -> Self {
+        self.args.resize(5, Arg::Int(0));
+        self.args.push(Arg::Nonce(nonce));
+        self
+    }
+
     /// [execve(2)](https://man7.org/linux/man-pages/man2/execve.2.html) of the file at `path`: for a
     /// supervisor that was given a path to its launcher, never for a workload.
     pub fn execve(path: CString, argv: Vec<CString>, envp: Vec<CString>) -> Self {
@@ -474,6 +485,7 @@ impl fmt::Display for Arg {
             Self::Strings(strings) => f.debug_list().entries(strings.iter()).finish(),
             Self::Filter(filter) => write!(f, "filter of {} instructions", filter.len()),
             Self::Result(id) => write!(f, "result of step {}", id.0),
+            Self::Nonce(_) => f.write_str("nonce"),
         }
     }
 }

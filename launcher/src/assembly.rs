@@ -83,7 +83,7 @@ fn step(op: &Op, parent: u32, blocks: &mut Vec<Block>) -> Step {
 
 fn word(arg: &Arg, blocks: &mut Vec<Block>) -> Word {
     Word::Value(match arg {
-        Arg::Int(value) => usize::try_from(*value).unwrap_or(usize::MAX),
+        Arg::Int(value) | Arg::Nonce(value) => usize::try_from(*value).unwrap_or(usize::MAX),
         Arg::Fd(fd) => register(i64::from(*fd)),
         Arg::Bytes(bytes) => bytes.as_ptr().expose_provenance(),
         Arg::Buffer(length) => {

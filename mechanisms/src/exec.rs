@@ -224,7 +224,11 @@ impl Mechanism for Execveat {
         {
             launch.note(NoteTime::Created, "workload_runs_as=root");
         }
-        launch.push(Op::execveat(fd, argv, envp));
+        let exec = Op::execveat(fd, argv, envp);
+        launch.push(match launch.asked_exec_nonce() {
+            Some(nonce) => exec.with_nonce(nonce),
+            None => exec,
+        });
         Ok(())
     }
 
