@@ -238,6 +238,12 @@ impl<'a> Lowering<'a> {
         self.teardown.0.push((self.owner, Box::new(step)));
     }
 
+    /// What was asked of the clone so far.
+    #[cfg(feature = "testkit")]
+    pub(crate) fn clone_request(&self) -> CloneRequest {
+        self.clone
+    }
+
     /// Whether the child is to wait; known when everything is lowered.
     pub fn wants_rendezvous(&self) -> bool {
         self.clone.rendezvous
