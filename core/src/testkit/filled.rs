@@ -51,7 +51,9 @@ fn fill(
 ) -> Result<(), Unfilled> {
     if texts.iter().any(|text| text.contains(placeholder)) {
         let value = make().map_err(Unfilled::Unavailable)?;
-        texts.iter_mut().for_each(|text| *text = text.replace(placeholder, &value));
+        for text in texts {
+            *text = text.replace(placeholder, &value);
+        }
     }
     Ok(())
 }

@@ -153,9 +153,13 @@ fn integers(op: &Op) -> Vec<(u8, u64)> {
 impl std::fmt::Display for Outcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.end {
-            End::Ran { .. } => write!(f, "it ran, and printed {:?}", self.stdout),
-            End::Stopped { what, .. } => write!(f, "it was stopped: {what}"),
-            End::Broken { what } => write!(f, "it broke off: {what}"),
+            End::Ran { .. } => write!(f, "it ran, and printed {:?}", self.stdout)?,
+            End::Stopped { what, .. } => write!(f, "it was stopped: {what}")?,
+            End::Broken { what } => write!(f, "it broke off: {what}")?,
+        }
+        match self.stderr.trim() {
+            "" => Ok(()),
+            stderr => write!(f, " (on standard error: {stderr})"),
         }
     }
 }

@@ -30,8 +30,9 @@ pub trait Laboratory {
     /// The ids of what it schedules in each launch, asked for or not: the exec, the scrub of fds.
     fn always(&self) -> &[&'static str];
 
-    /// What the launcher says of a mechanism, for this kernel and this user.
-    fn support(&self, id: &str) -> Support;
+    /// What the launcher says of a mechanism, for this kernel and this user; `None` where it has none of
+    /// that id.
+    fn support(&self, id: &str) -> Option<Support>;
 
     /// Makes a folder as [`Demonstration`](crate::mechanism::Demonstration) has it, which stays for as
     /// long as the laboratory does.
@@ -87,6 +88,8 @@ pub struct Answer {
 pub struct Outcome {
     /// What the script wrote to its standard output, whatever else happened, without the last newline.
     pub stdout: String,
+    /// What was written to standard error.
+    pub stderr: String,
     /// How it went.
     pub end: End,
 }
@@ -133,7 +136,7 @@ pub enum Check {
     Schedule,
     /// Two lowerings of the same are the same.
     Lowering,
-    /// A mechanism that is not supported here does not let the workload run.
+    /// The launcher has the mechanism; and where it is not supported here, no workload runs.
     Support,
     /// Applied, the demonstration's script prints what it shows, and the launcher reports it as applied.
     Demonstration,
@@ -250,9 +253,18 @@ impl Subject<'_> {
         if let Ok(composition) = &composed {
             self.params(composition);
         }
-        if let Support::No { why } = self.laboratory.support(self.id()) {
-            self.stays_out(&filled);
-            return Some(why);
+        match self.laboratory.support(self.id()) {
+            Some(Support::Yes { .. }) => {}
+            Some(Support::No { why }) => {
+                self.stays_out(&filled);
+                return Some(why);
+            }
+            None => {
+                let what =
+                    "the launcher does not have it: its main.rs must say `use THE_CRATE as _;`";
+                self.fail(Check::Support, what);
+                return None;
+            }
         }
         match composed.and_then(|it| self.lowerings(&it).map_err(|what| (Check::Schedule, what))) {
             Ok(own) => self.launches(&filled, &own),

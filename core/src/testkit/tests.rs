@@ -95,12 +95,12 @@ struct Paper {
 
 fn ran(stdout: &str) -> Outcome {
     let applied = vec![RIGHT.declaration.id.to_owned()];
-    Outcome { stdout: stdout.into(), end: End::Ran { applied } }
+    Outcome { stdout: stdout.into(), stderr: String::new(), end: End::Ran { applied } }
 }
 
 fn stopped(owner: Option<&str>, what: &str) -> Outcome {
     let end = End::Stopped { owner: owner.map(str::to_owned), what: what.into() };
-    Outcome { stdout: String::new(), end }
+    Outcome { stdout: String::new(), stderr: String::new(), end }
 }
 
 const GOOD: Paper = Paper {
@@ -115,8 +115,8 @@ impl Laboratory for Paper {
     fn always(&self) -> &[&'static str] {
         &[]
     }
-    fn support(&self, _: &str) -> Support {
-        if self.supported { Support::yes("") } else { Support::no("the kernel is old") }
+    fn support(&self, _: &str) -> Option<Support> {
+        Some(if self.supported { Support::yes("") } else { Support::no("the kernel is old") })
     }
     fn folder(&self) -> Result<String, String> {
         if self.folder { Ok("/f".into()) } else { Err("the disk is full".into()) }

@@ -85,6 +85,7 @@ pub struct Command {
     namespaces: bool,
     requests: Vec<Request>,
     launcher: Option<PathBuf>,
+    launcher_arguments: Vec<String>,
     setup_limit: Duration,
     trace: bool,
     die_with_parent: bool,
@@ -109,6 +110,7 @@ impl Command {
             namespaces: false,
             requests: Vec::new(),
             launcher: None,
+            launcher_arguments: Vec::new(),
             setup_limit: Duration::from_secs(30),
             trace: false,
             die_with_parent: false,
@@ -282,6 +284,14 @@ impl Command {
         self
     }
 
+    /// What the file at the launcher's path is given as arguments: where it is a program that execs the
+    /// launcher, which takes none.
+    #[cfg(feature = "testkit")]
+    pub(crate) fn launcher_arguments(&mut self, arguments: Vec<String>) -> &mut Self {
+        self.launcher_arguments = arguments;
+        self
+    }
+
     /// Sets how long a launch may take until the program runs; 30 s unless set.
     pub fn setup_limit(&mut self, limit: Duration) -> &mut Self {
         self.setup_limit = limit;
@@ -404,7 +414,8 @@ impl Command {
         with.trace = self.trace;
         with.die_with_parent = self.die_with_parent;
         with.directory = directory.as_ref().map(AsRawFd::as_raw_fd);
-        let process = place(&launcher, &[], &with)?;
+        let arguments: Vec<_> = self.launcher_arguments.iter().map(String::as_str).collect();
+        let process = place(&launcher, &arguments, &with)?;
         // The launcher has its own copies: with ours open, no pipe would ever show its end.
         drop((wires, theirs, plan));
         Child::started(process.pid(), Control::new(control), pipes, self.setup_limit)

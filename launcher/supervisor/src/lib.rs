@@ -48,14 +48,19 @@ mod command;
 mod control;
 mod error;
 mod launcher;
+mod page;
 mod plan;
 mod report;
 mod spawn;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 
 pub use child::{Child, Output};
 pub use command::{Command, Stdio};
 pub use error::Error;
-pub use launcher::{DemonstrationInfo, MechanismInfo, bundled_launcher, mechanisms};
+pub use launcher::{
+    ConflictInfo, DemonstrationInfo, MechanismInfo, RequirementInfo, bundled_launcher, mechanisms,
+};
 pub use portcullis_core::Params;
 pub use portcullis_core::mechanism::OpenError;
 pub use portcullis_core::plan::LoweringEntry;
