@@ -22,11 +22,6 @@ impl MechanismInfo {
         page
     }
 
-    /// The line of an index.
-    pub fn summary_line(&self) -> String {
-        format!("`{}`: {}", self.id, self.summary)
-    }
-
     fn facts(&self, page: &mut String) {
         let Self { phase, phase_code, rank, rank_reason, .. } = self;
         let often = match self.repeat.as_str() {
