@@ -6,8 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
-use portcullis::testkit::{Bench, Check, Laboratory, check, obey};
+use portcullis::testkit::{Answer, Bench, Check, End, Experiment, Laboratory, check, obey};
 use portcullis_core::Registry;
+use portcullis_core::program::Op;
 use portcullis_mechanisms as _;
 use portcullis_tests::{Need, launcher, run, tests, write_program};
 use tempfile::TempDir;
@@ -41,14 +42,37 @@ fn every_mechanism_conforms_without_privileges() {
     assert!(output.status.success(), "{said}{complaint}");
 }
 
-/// A kernel of which nothing is asked is asked nothing: the suite's own instruments are right.
+fn the_kernel_answers_the_call_with_those_arguments_and_no_other() {
+    // AT_EMPTY_PATH, the last argument of the exec.
+    let exec = |value| Answer {
+        number: Op::execveat(0, vec![], vec![]).number(),
+        arguments: vec![(4, value)],
+        errno: 38,
+    };
+    let bench = Bench::new(launcher()).unwrap();
+    let launch = |answer| {
+        let script = "[ -e /proc/self/fd/99 ] || echo ran";
+        bench.launch(&Experiment { entries: &[], script, answer: Some(answer) })
+    };
+    let outcome = launch(exec(0x1000));
+    let owner = Some("linux.exec.v1".to_owned());
+    assert!(
+        matches!(&outcome.end, End::Stopped { owner: found, .. } if *found == owner),
+        "{outcome}"
+    );
+    assert_eq!(outcome.stdout, "");
+    let outcome = launch(exec(0x1001));
+    assert!(matches!(outcome.end, End::Ran { .. }), "{outcome}");
+    assert_eq!(outcome.stdout, "ran");
+    assert_eq!(bench.bare("[ -e /proc/self/fd/99 ] && echo open").as_deref(), Ok("open"));
+}
+
 fn a_launcher_that_lacks_the_mechanisms_is_found_out() {
     let registry = Registry::collect().unwrap();
     let bench = Bench::new(env!("CARGO_BIN_EXE_empty-launcher")).unwrap();
     let findings = check(&registry, &bench);
     assert_eq!(findings.failed.len(), registry.iter().count(), "{findings}");
     assert!(findings.failed.iter().all(|it| it.check == Check::Support), "{findings}");
-    assert_eq!(bench.bare("[ -e /proc/self/fd/99 ] && echo open").as_deref(), Ok("open"));
 }
 
 fn main() -> ExitCode {
@@ -56,6 +80,7 @@ fn main() -> ExitCode {
     run(tests![
         every_mechanism_conforms: [],
         every_mechanism_conforms_without_privileges: [Need::Root],
+        the_kernel_answers_the_call_with_those_arguments_and_no_other: [],
         a_launcher_that_lacks_the_mechanisms_is_found_out: [],
     ])
 }
