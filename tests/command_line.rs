@@ -320,8 +320,7 @@ fn a_stop_and_a_continuation_reach_the_workload() {
         let children = read_proc(pid, &format!("task/{pid}/children"));
         children.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
     };
-    let launcher = children(child.id())[0];
-    let workload = children(launcher)[0];
+    let workload = children(child.id())[0];
     let comes_to = |pid: u32, wanted: char| {
         let deadline = Instant::now() + Duration::from_secs(10);
         while state(pid) != Some(wanted) {
@@ -344,10 +343,8 @@ fn a_stop_and_a_continuation_reach_the_workload() {
 
 fn the_workload_dies_with_portcullis() {
     let mut child = waiting(":");
-    let launcher = read_proc(child.id(), &format!("task/{0}/children", child.id()));
-    let launcher: u32 = launcher.trim().parse().unwrap();
-    let workload: u32 =
-        read_proc(launcher, &format!("task/{launcher}/children")).trim().parse().unwrap();
+    let workload = read_proc(child.id(), &format!("task/{0}/children", child.id()));
+    let workload: u32 = workload.trim().parse().unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
     let deadline = Instant::now() + Duration::from_secs(10);
@@ -370,7 +367,11 @@ fn a_report_is_text_or_json_and_goes_where_it_is_asked_to() {
     assert_eq!((quiet.status.code(), quiet.stderr.len()), (Some(3), 0));
     let report: Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
     assert_eq!(report["status"]["exited"]["code"], 3);
-    assert_eq!(report["transcript"]["states"].as_array().unwrap().len(), 11);
+    assert_eq!(report["transcript"]["states"].as_array().unwrap().len(), 10);
+    assert_eq!(
+        (&report["way"], &report["executed"]),
+        (&Value::from("in_place"), &Value::from(true))
+    );
     let words = text(&output(&["run", "--report", "text", "--", "true"]).stderr);
     assert!(words.contains("applied  linux.landlock.apply.v1"), "{words}");
     let refused = output(&["run", "--report", "json", "--read", "/lib", "--", "/bin/true"]);
@@ -392,7 +393,7 @@ fn an_explanation_launches_nothing() {
     for part in [
         "plan:",
         "schedule:",
-        "clone3:",
+        "unshare:",
         "CLONE_NEWNET",
         "program:",
         "landlock_restrict_self",

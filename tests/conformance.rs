@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
-use portcullis::testkit::{Answer, Bench, Check, End, Experiment, Laboratory, check, obey};
+use portcullis::testkit::{Answer, Bench, Check, End, Experiment, Laboratory, Way, check, obey};
 use portcullis_core::Registry;
 use portcullis_core::program::Op;
 use portcullis_mechanisms as _;
@@ -50,20 +50,22 @@ fn the_kernel_answers_the_call_with_those_arguments_and_no_other() {
         errno: 38,
     };
     let bench = Bench::new(launcher()).unwrap();
-    let launch = |answer| {
+    let launch = |way, answer| {
         let script = "[ -e /proc/self/fd/99 ] || echo ran";
-        bench.launch(&Experiment { entries: &[], script, answer: Some(answer) })
+        bench.launch(&Experiment { way, entries: &[], script, answer: Some(answer) })
     };
-    let outcome = launch(exec(0x1000));
-    let owner = Some("linux.exec.v1".to_owned());
-    assert!(
-        matches!(&outcome.end, End::Stopped { owner: found, .. } if *found == owner),
-        "{outcome}"
-    );
-    assert_eq!(outcome.stdout, "");
-    let outcome = launch(exec(0x1001));
-    assert!(matches!(outcome.end, End::Ran { .. }), "{outcome}");
-    assert_eq!(outcome.stdout, "ran");
+    for way in [Way::Child, Way::InPlace] {
+        let outcome = launch(way, exec(0x1000));
+        let owner = Some("linux.exec.v1".to_owned());
+        assert!(
+            matches!(&outcome.end, End::Stopped { owner: it, .. } if *it == owner),
+            "{outcome}"
+        );
+        assert_eq!(outcome.stdout, "");
+        let outcome = launch(way, exec(0x1001));
+        assert!(matches!(outcome.end, End::Ran { .. }), "{outcome}");
+        assert_eq!(outcome.stdout, "ran");
+    }
     assert_eq!(bench.bare("[ -e /proc/self/fd/99 ] && echo open").as_deref(), Ok("open"));
 }
 

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use portcullis::{Command, Error, LauncherState, RefusalReason, Stdio};
+use portcullis::{Child, Command, Error, LauncherState, RefusalReason, Stdio, Way};
 use portcullis_core::Params;
-use portcullis_tests::{Signal, launcher, pid, run, send, tests, write_program};
+use portcullis_tests::{Need, Signal, launcher, pid, run, send, tests, write_program};
 use tempfile::TempDir;
 
 fn shell(script: &str) -> Command {
@@ -147,25 +147,66 @@ fn the_working_directory_is_what_was_set() {
     assert!(matches!(shell(":").current_dir("/no/such").spawn(), Err(Error::Policy(_))));
 }
 
+const WAYS: [Way; 2] = [Way::Child, Way::InPlace];
+
+/// A program that sleeps, launched this way.
+fn sleeping(way: Way) -> Child {
+    Command::new("/bin/sleep").arg("60").way(way).spawn().unwrap()
+}
+
 fn a_status_is_the_workloads_own() {
-    assert_eq!(shell("exit 7").status().unwrap().code(), Some(7));
-    assert_eq!(shell("kill -TERM $$").status().unwrap().signal(), Some(15));
+    for way in WAYS {
+        assert_eq!(shell("exit 7").way(way).status().unwrap().code(), Some(7));
+        assert_eq!(shell("kill -TERM $$").way(way).status().unwrap().signal(), Some(15));
+    }
 }
 
 fn a_child_is_asked_without_waiting_and_killed() {
-    let mut child = Command::new("/bin/sleep").arg("60").spawn().unwrap();
-    assert_eq!(child.try_wait().unwrap(), None);
-    let workload = child.id();
-    assert!(Path::new(&format!("/proc/{workload}")).exists());
-    child.kill().unwrap();
-    assert_eq!(child.wait().unwrap().signal(), Some(9));
-    assert_eq!(child.wait().unwrap().signal(), Some(9), "as often as it is asked");
-    assert!(!Path::new(&format!("/proc/{workload}")).exists());
-    child.kill().unwrap();
+    for way in WAYS {
+        let mut child = sleeping(way);
+        assert_eq!(child.try_wait().unwrap(), None);
+        let workload = child.id();
+        assert!(Path::new(&format!("/proc/{workload}")).exists());
+        child.kill().unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(9));
+        assert_eq!(child.wait().unwrap().signal(), Some(9), "as often as it is asked");
+        assert_eq!(child.try_wait().unwrap().unwrap().signal(), Some(9));
+        assert!(!Path::new(&format!("/proc/{workload}")).exists());
+        child.kill().unwrap();
+    }
+}
+
+fn the_report_says_which_process_became_the_workload() {
+    for way in WAYS {
+        let mut child = sleeping(way);
+        let report = child.report();
+        assert_eq!((report.way, report.executed, report.status), (Some(way), true, None));
+        assert_eq!(report.pid(), Some(child.id()));
+        // The kernel's word: whose child it is.
+        let parent = match way {
+            Way::Child => child.launcher_id(),
+            Way::InPlace => std::process::id(),
+        };
+        let stat = portcullis_tests::read_proc(child.id(), "stat");
+        let (_, rest) = stat.rsplit_once(") ").unwrap();
+        assert_eq!(rest.split(' ').nth(1), Some(parent.to_string().as_str()), "{way:?}");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(child.report().status.is_some());
+    }
+}
+
+fn a_failed_exec_is_told_either_way() {
+    for way in WAYS {
+        let error = shell(":").way(way).read("/usr").spawn().unwrap_err();
+        let Error::Exec { source, report, .. } = &error else { panic!("{error:?}") };
+        assert_eq!(source.raw_os_error(), Some(13));
+        assert!(!report.executed && report.status.is_none());
+    }
 }
 
 fn a_launcher_that_is_killed_takes_its_workload_along() {
-    let mut child = Command::new("/bin/sleep").arg("60").spawn().unwrap();
+    let mut child = sleeping(Way::Child);
     let workload = child.id();
     send(child.launcher_id(), Signal::KILL);
     assert!(matches!(child.wait(), Err(Error::LauncherEnded { .. })));
@@ -186,22 +227,26 @@ fn ends(pid: u32) -> bool {
 }
 
 fn a_child_that_is_dropped_is_killed_and_one_that_is_detached_is_not() {
-    let child = Command::new("/bin/sleep").arg("60").spawn().unwrap();
-    let workload = child.id();
-    drop(child);
-    assert!(ends(workload));
-    let child = Command::new("/bin/sleep").arg("60").spawn().unwrap();
-    let (workload, launcher) = (child.id(), child.launcher_id());
-    child.detach();
-    assert!(Path::new(&format!("/proc/{workload}")).exists());
-    send(workload, Signal::KILL);
-    let options = rustix::process::WaitOptions::empty();
-    let (_, status) = rustix::process::waitpid(Some(pid(launcher)), options).unwrap().unwrap();
-    assert_eq!(status.exit_status(), Some(0));
+    for way in WAYS {
+        let child = sleeping(way);
+        let workload = child.id();
+        drop(child);
+        assert!(ends(workload));
+        let child = sleeping(way);
+        let (workload, launcher) = (child.id(), child.launcher_id());
+        child.detach();
+        assert!(Path::new(&format!("/proc/{workload}")).exists());
+        send(workload, Signal::KILL);
+        let options = rustix::process::WaitOptions::empty();
+        let (_, status) = rustix::process::waitpid(Some(pid(launcher)), options).unwrap().unwrap();
+        let killed = (way == Way::InPlace).then_some(9);
+        assert_eq!(status.terminating_signal(), killed);
+    }
 }
 
 fn a_signal_to_the_launcher_reaches_the_workload() {
     let mut child = shell("trap 'exit 9' TERM; echo; while :; do sleep 0.01; done")
+        .way(Way::Child)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -213,6 +258,7 @@ fn a_signal_to_the_launcher_reaches_the_workload() {
 fn signals_that_a_c_library_keeps_for_itself_reach_the_workload_too() {
     // glibc's SIGRTMIN, which musl has another use for; as /bin/sh has no name for it, by number.
     let mut child = shell("trap 'exit 9' 34; echo; while :; do sleep 0.01; done")
+        .way(Way::Child)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -283,6 +329,8 @@ fn main() -> ExitCode {
         streams_are_piped_null_or_files: [],
         the_working_directory_is_what_was_set: [],
         a_status_is_the_workloads_own: [],
+        the_report_says_which_process_became_the_workload: [],
+        a_failed_exec_is_told_either_way: [Need::Mechanism("linux.landlock.apply.v1")],
         a_child_is_asked_without_waiting_and_killed: [],
         a_launcher_that_is_killed_takes_its_workload_along: [],
         a_child_that_is_dropped_is_killed_and_one_that_is_detached_is_not: [],

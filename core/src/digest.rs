@@ -1,6 +1,7 @@
 //! A BLAKE3 digest, or an opaque identifier of the same shape.
 
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -35,6 +36,36 @@ impl Digest {
 impl From<[u8; 32]> for Digest {
     fn from(bytes: [u8; 32]) -> Self {
         Self(bytes)
+    }
+}
+
+/// Why a text is no digest.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no digest, which is 64 hexadecimal digits")]
+pub struct ParseDigestError(String);
+
+impl FromStr for Digest {
+    type Err = ParseDigestError;
+
+    /// Reads hexadecimal, as `b3sum` prints it.
+    ///
+    /// ```
+    /// use portcullis_core::Digest;
+    ///
+    /// let digest = Digest::of(b"");
+    /// assert_eq!(digest.to_string().parse(), Ok(digest));
+    /// assert!("af13".parse::<Digest>().is_err());
+    /// ```
+    fn from_str(text: &str) -> Result<Self, ParseDigestError> {
+        let error = || ParseDigestError(text.to_owned());
+        let mut bytes = [0; 32];
+        if text.len() != 2 * bytes.len() || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(error());
+        }
+        for (at, byte) in bytes.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).map_err(|_| error())?;
+        }
+        Ok(Self(bytes))
     }
 }
 

@@ -47,7 +47,7 @@ pub mod testkit;
 pub mod transcript;
 mod wire;
 
-pub use digest::Digest;
+pub use digest::{Digest, ParseDigestError};
 pub use lowering::Lowering;
 pub use os_text::OsText;
 pub use params::{Params, ParamsError};

@@ -81,6 +81,7 @@ impl fmt::Debug for Teardown {
 enum Item {
     Op(Owner, Op),
     CloseGaps(Owner),
+    RearmParentDeathSignal(Owner, Option<i32>),
 }
 
 /// A program in the making: what a mechanism's `lower` works on.
@@ -97,6 +98,9 @@ pub struct Lowering<'a> {
     remarks: Vec<(Remark, Owner, Cow<'static, str>)>,
     teardown: Teardown,
     schedule: Option<&'a Schedule<'a>>,
+    death_signal: Option<i32>,
+    inherited_death_signal: Option<i32>,
+    bound_to_child: Option<(Owner, &'static str)>,
 }
 
 /// A lowering that is complete.
@@ -130,6 +134,9 @@ impl<'a> Lowering<'a> {
             remarks: Vec::new(),
             teardown: Teardown::default(),
             schedule: None,
+            death_signal: None,
+            inherited_death_signal: None,
+            bound_to_child: None,
         }
     }
 
@@ -140,10 +147,39 @@ impl<'a> Lowering<'a> {
         self
     }
 
+    /// Which signal the workload gets when its parent dies, unless a mechanism
+    /// [chooses another](Self::set_parent_death_signal).
+    pub fn inherit_parent_death_signal(&mut self, signal: Option<i32>) {
+        self.inherited_death_signal = signal;
+    }
+
+    /// Chooses the signal that the workload gets when its parent dies.
+    pub fn set_parent_death_signal(&mut self, signal: i32) {
+        self.death_signal = Some(signal);
+        self.rearm_parent_death_signal();
+    }
+
+    /// Asks again for the signal that the workload gets when its parent dies. To be pushed after each
+    /// change of credentials, which clears it (`commit_creds` of the kernel's kernel/cred.c).
+    pub fn rearm_parent_death_signal(&mut self) {
+        self.items.push(Item::RearmParentDeathSignal(self.owner, self.death_signal));
+    }
+
+    /// Says that this launch needs the launcher to outlive the exec, or to act on a child from outside:
+    /// it can't be made in place.
+    pub fn needs_child(&mut self, reason: &'static str) {
+        self.bound_to_child.get_or_insert((self.owner, reason));
+    }
+
     /// Whether a mechanism of this id is scheduled in this launch.
     pub fn schedules(&self, id: &str) -> bool {
-        let mut scheduled = self.schedule.iter().flat_map(|schedule| schedule.entries());
-        scheduled.any(|it| it.entry.id == id)
+        self.times_scheduled(id) > 0
+    }
+
+    /// How often a mechanism of this id is scheduled in this launch.
+    pub fn times_scheduled(&self, id: &str) -> usize {
+        let scheduled = self.schedule.iter().flat_map(|schedule| schedule.entries());
+        scheduled.filter(|it| it.entry.id == id).count()
     }
 
     /// From here on, what is pushed is `owner`'s.
@@ -209,6 +245,10 @@ impl<'a> Lowering<'a> {
 
     /// Asks for new namespaces: `CLONE_NEW…` flags.
     pub fn enter_namespaces(&mut self, flags: u64) {
+        const CLONE_NEWPID: u64 = 0x2000_0000;
+        if flags & CLONE_NEWPID != 0 {
+            self.needs_child("a process can't enter a PID namespace: only its children are in it");
+        }
         self.clone.namespaces |= flags;
     }
 
@@ -235,6 +275,7 @@ impl<'a> Lowering<'a> {
     /// Has the launcher do `step` when the workload has ended, or the launch has stopped. An error says
     /// what could not be done, and is noted.
     pub fn at_end(&mut self, step: impl FnOnce() -> Result<(), String> + 'static) {
+        self.needs_child("something is to be done when the workload has ended");
         self.teardown.0.push((self.owner, Box::new(step)));
     }
 
@@ -242,6 +283,11 @@ impl<'a> Lowering<'a> {
     #[cfg(feature = "testkit")]
     pub(crate) fn clone_request(&self) -> CloneRequest {
         self.clone
+    }
+
+    /// Who needs a child of the launcher, and why, if any does; known when everything is lowered.
+    pub fn bound_to_child(&self) -> Option<(Owner, &'static str)> {
+        self.bound_to_child
     }
 
     /// Whether the child is to wait; known when everything is lowered.
@@ -262,6 +308,12 @@ impl<'a> Lowering<'a> {
                 Item::Op(owner, mut op) => {
                     op.relocate(&places);
                     ops.push((owner, op));
+                }
+                Item::RearmParentDeathSignal(owner, chosen) => {
+                    if let Some(signal) = chosen.or(self.inherited_death_signal) {
+                        let rearm = [Op::parent_death_signal(signal), Op::parent_is_alive()];
+                        ops.extend(rearm.map(|op| (owner, op)));
+                    }
                 }
                 Item::CloseGaps(owner) => {
                     let close = |&(first, last): &(u32, u32)| (owner, Op::close_range(first, last));
@@ -331,6 +383,29 @@ mod tests {
         assert_eq!(names, ["rt_sigprocmask", "close_range", "close_range", "getppid", "dup3"]);
         let Arg::Result(id) = &ops[4].1.args()[0] else { panic!() };
         assert_eq!(id.index(), 3);
+    }
+
+    #[test]
+    fn the_parent_death_signal_is_rearmed_as_it_was_chosen_or_inherited() {
+        let target = Target::default();
+        let program = |inherited, choose: bool| {
+            let mut lowering = Lowering::new(&target, &[]);
+            if choose {
+                lowering.set_parent_death_signal(15);
+            }
+            lowering.rearm_parent_death_signal();
+            lowering.inherit_parent_death_signal(inherited);
+            let lowered = lowering.finish(vec![]);
+            lowered
+                .program
+                .ops()
+                .iter()
+                .map(|(_, op)| op.args().get(1).cloned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(program(None, false), []);
+        assert_eq!(program(Some(9), false), [Some(Arg::Int(9)), None]);
+        assert_eq!(program(Some(9), true)[2..], [Some(Arg::Int(15)), None]);
     }
 
     #[test]

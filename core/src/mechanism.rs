@@ -311,9 +311,17 @@ impl Opening {
     }
 }
 
-/// A child that exists, and has not been released.
+/// Who becomes the workload: a child that exists, and has not been released, or the launcher itself, which
+/// is by then in the namespaces that were asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ChildPid(pub i32);
+pub struct Attendee {
+    /// Its pid.
+    pub pid: i32,
+    /// The launcher's effective uid, as it was outside of those namespaces.
+    pub uid: u32,
+    /// The launcher's effective gid, as it was outside of them.
+    pub gid: u32,
+}
 
 /// Whether this kernel and this user can do what a mechanism is for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -393,12 +401,13 @@ pub trait Mechanism: Sync {
     fn lower(&self, params: &Params, launch: &mut Lowering<'_>) -> Result<(), Stop>;
 
     /// In the launcher, after the clone: the parent's half of a rendezvous that
-    /// [`lower`](Self::lower) asked for. The child is released when every mechanism has attended.
+    /// [`lower`](Self::lower) asked for. The child is released when every mechanism has attended. In a
+    /// launch in place there is no child: the launcher attends to itself, from inside.
     ///
     /// # Errors
     ///
     /// A [`Fault`]: the child is then never released.
-    fn attend(&self, params: &Params, child: ChildPid) -> Result<(), Fault> {
+    fn attend(&self, params: &Params, child: Attendee) -> Result<(), Fault> {
         let _ = (params, child);
         Ok(())
     }

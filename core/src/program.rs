@@ -221,6 +221,15 @@ impl Op {
         Self::new("read", libc::SYS_read, args, Expect::Value(length.into()))
     }
 
+    /// [write(2)](https://man7.org/linux/man-pages/man2/write.2.html), which must take all of `bytes` at
+    /// once.
+    pub fn write_all(fd: RawFd, bytes: Vec<u8>) -> Self {
+        let length = bytes.len() as u64;
+        let args = vec![Arg::Fd(fd), Arg::Bytes(bytes.into()), Arg::Int(length)];
+        let expect = Expect::Value(i64::try_from(length).unwrap_or(i64::MAX));
+        Self::new("write", libc::SYS_write, args, expect)
+    }
+
     /// [landlock_restrict_self(2)](https://man7.org/linux/man-pages/man2/landlock_restrict_self.2.html),
     /// with its `LANDLOCK_RESTRICT_SELF_…` flags.
     pub fn landlock_restrict_self(ruleset: RawFd, flags: u32) -> Self {
@@ -446,7 +455,14 @@ impl fmt::Display for Arg {
             Self::Bytes(bytes) if bytes.iter().all(|byte| *byte == 0) => {
                 write!(f, "[0; {}]", bytes.len())
             }
-            Self::Bytes(bytes) => write!(f, "{bytes:?}"),
+            Self::Bytes(bytes) => match std::str::from_utf8(bytes) {
+                Ok(text) if text.chars().all(|it| it == '\n' || !it.is_control()) => {
+                    const SHOWN: usize = 40;
+                    let shown: String = text.chars().take(SHOWN).collect();
+                    write!(f, "{shown:?}{}", if shown.len() < text.len() { "..." } else { "" })
+                }
+                _ => write!(f, "{bytes:?}"),
+            },
             Self::Buffer(length) => write!(f, "buffer of {length}"),
             Self::Strings(strings) => f.debug_list().entries(strings.iter()).finish(),
             Self::Filter(filter) => write!(f, "filter of {} instructions", filter.len()),
@@ -496,6 +512,12 @@ impl Program {
     pub fn push(&mut self, op: Op) -> OpId {
         self.ops.push((Owner::Launcher, op));
         OpId(self.ops.len() - 1)
+    }
+
+    /// Adds an op of the launcher's own just before the last: what is to happen when all but the exec
+    /// has.
+    pub fn push_before_last(&mut self, op: Op) {
+        self.ops.insert(self.ops.len().saturating_sub(1), (Owner::Launcher, op));
     }
 
     /// The ops, in the order in which the child makes them, each with its owner.

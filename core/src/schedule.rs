@@ -2,6 +2,7 @@
 
 use crate::mechanism::{Fault, Mechanism, Phase, Refusal, Repeat};
 use crate::plan::LoweringEntry;
+use crate::program::Owner;
 use crate::registry::Registry;
 use crate::state::RefusalReason;
 
@@ -106,6 +107,14 @@ impl<'a> Schedule<'a> {
     /// What is scheduled, in the order of its application.
     pub fn entries(&self) -> &[Scheduled<'a>] {
         &self.0
+    }
+
+    /// The lowering id of an owner of ops; `launcher` for the launcher's own.
+    pub fn id_of(&self, owner: Owner) -> &'static str {
+        match owner {
+            Owner::Launcher => "launcher",
+            Owner::Entry(index) => self.0[index].mechanism.declaration().id,
+        }
     }
 
     /// Checks that what each mechanism requires is scheduled too.

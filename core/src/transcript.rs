@@ -75,9 +75,26 @@ impl<W: Write> TranscriptWriter<W> {
         Ok(())
     }
 
+    /// A transcript that goes on where this one is, in memory: what is to be told if all goes well.
+    pub fn ahead(&self) -> TranscriptWriter<Vec<u8>> {
+        TranscriptWriter { out: Vec::new(), pending: Vec::new(), last: self.last }
+    }
+
+    /// Goes on where `ahead` is: what it told has been written.
+    pub fn follow(&mut self, ahead: &TranscriptWriter<Vec<u8>>) {
+        self.last = ahead.last;
+    }
+
     /// The last state added.
     pub fn last(&self) -> Option<LauncherState> {
         self.last
+    }
+}
+
+impl TranscriptWriter<Vec<u8>> {
+    /// What was told.
+    pub fn text(&self) -> Vec<u8> {
+        [&self.out[..], &self.pending].concat()
     }
 }
 

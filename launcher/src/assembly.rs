@@ -49,6 +49,11 @@ impl Assembly {
         &self.program
     }
 
+    /// The program alone, whose addresses are no longer used.
+    pub(crate) fn into_program(self) -> Program {
+        self.program
+    }
+
     /// How many steps the child counted off.
     pub(crate) fn done(&self) -> usize {
         self.done.load(Ordering::Acquire)

@@ -1,5 +1,6 @@
 //! The run: from a plan on an fd to a workload that is confined, in the protocol's order.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
@@ -9,7 +10,7 @@ use portcullis_core::descriptor::{
     DescriptorKind, DescriptorRole, DescriptorShape, DescriptorSlot, DescriptorTable,
 };
 use portcullis_core::lowering::{Lowered, NoteTime, OpenSlot, Remark, Teardown};
-use portcullis_core::mechanism::{ChildPid, Fault, Refusal, Stop};
+use portcullis_core::mechanism::{Attendee, Fault, Refusal, Stop};
 use portcullis_core::plan::{LaunchPlan, Standing};
 use portcullis_core::program::{Op, Owner, Program};
 use portcullis_core::registry::Registry;
@@ -22,9 +23,10 @@ use portcullis_core::transcript::TranscriptWriter;
 use rustix::fs::{OFlags, fcntl_getfl, fstat};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{DumpableBehavior, Signal, WaitStatus};
+use rustix::process::{DumpableBehavior, Pid, Signal, WaitStatus, getegid, geteuid, getpid};
 use tracing::info_span;
 
+use crate::in_place::{self, InPlace};
 use crate::process::{self, Child, Progress};
 use crate::wiring::{self, Channels, Control};
 use crate::{FAULTED, REFUSED, complain, explain, sys, trace};
@@ -38,13 +40,24 @@ pub(crate) enum Purpose {
     Explain,
 }
 
+/// Which process becomes the workload.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// A child of the launcher.
+    Child,
+    /// The launcher itself; what can't be made so is refused.
+    InPlace,
+    /// The launcher itself where that can be, and a child otherwise.
+    InPlaceIfPossible,
+}
+
 /// Runs a launch to its end and says with which status the launcher exits.
-pub(crate) fn run(purpose: Purpose) -> u8 {
+pub(crate) fn run(purpose: Purpose, way: Way) -> u8 {
     trace::start();
     if purpose == Purpose::Explain {
         let mut untold = TranscriptWriter::new(io::sink());
         untold.state(LauncherState::LauncherStarted);
-        return match launch(&mut untold, purpose) {
+        return match launch(&mut untold, purpose, way) {
             Ok(_) => 0,
             Err(stop) => {
                 complain(&stop);
@@ -68,7 +81,7 @@ pub(crate) fn run(purpose: Purpose) -> u8 {
     transcript.state(LauncherState::LauncherStarted);
     let held =
         process::hold_signals().map_err(|error| Stop::fault(format!("blocking signals: {error}")));
-    let status = match held.and_then(|()| launch(&mut transcript, purpose)) {
+    let status = match held.and_then(|()| launch(&mut transcript, purpose, way)) {
         Ok(launched) => {
             if let Some(launched) = launched {
                 observe(&mut transcript, launched);
@@ -87,7 +100,7 @@ pub(crate) fn run(purpose: Purpose) -> u8 {
 struct Launched {
     child: Child,
     teardown: Teardown,
-    /// The ids of what was applied, by their place in the schedule.
+    /// Whose step of the teardown each is.
     ids: Vec<&'static str>,
 }
 
@@ -96,6 +109,7 @@ struct Launched {
 fn launch<W: Write>(
     transcript: &mut TranscriptWriter<W>,
     purpose: Purpose,
+    way: Way,
 ) -> Result<Option<Launched>, Stop> {
     // 2. One task: a second thread could change memory and fds while they are being verified.
     only_task()?;
@@ -157,19 +171,38 @@ fn launch<W: Write>(
     schedule.check_requirements()?;
 
     // 11. Everything that the child needs is built now; after this nothing is allocated for it.
-    let rendezvous = if lowering.wants_rendezvous() { Some(rendezvous_pipe()?) } else { None };
+    let [.., control] = numbers;
+    let in_place = in_place::is_wanted(way, &plan, &schedule, &lowering)?;
+    let waits = lowering.wants_rendezvous() && !in_place;
+    let rendezvous = if waits { Some(rendezvous_pipe()?) } else { None };
     let release_fd = rendezvous.as_ref().map(|(read, _)| read.as_raw_fd());
-    let lowered = lowering.finish(prologue(release_fd));
+    let lowered = if in_place {
+        lowering.inherit_parent_death_signal(in_place::death_signal()?);
+        lowering.keep_borrowed(&control);
+        lowering.finish(in_place::prologue())
+    } else {
+        lowering.inherit_parent_death_signal(Some(Signal::KILL.as_raw()));
+        lowering.finish(prologue(release_fd))
+    };
     drop(stage);
+    let (attendee, foreseen) = (attendee_of(getpid()), &foreseen);
+    let mut here = InPlace { lowered, schedule: &schedule, foreseen, control, error, attendee };
     if purpose == Purpose::Explain {
+        if in_place {
+            here.foretell(transcript);
+        }
         let mut text = Vec::new();
-        explain::write(&mut text, &plan, &schedule, &lowered)
+        explain::write(&mut text, &plan, &schedule, &here.lowered, in_place)
             .and_then(|()| io::stdout().write_all(&text))
             .map_err(|error| Stop::fault(format!("writing the explanation: {error}")))?;
         return Ok(None);
     }
     only_task()?;
     flush(transcript)?;
+    if in_place {
+        return Err(here.become_workload(transcript));
+    }
+    let InPlace { lowered, error, .. } = here;
     if rendezvous.is_none() {
         out_of_reach()?;
     }
@@ -185,9 +218,9 @@ fn launch<W: Write>(
     };
     let mut child = process::spawn(program, Some(error.as_raw_fd()), options)
         .map_err(|error| clone_failed(&error, options))?;
-    let pid = ChildPid(child.pid().as_raw_pid());
+    let attendee = attendee_of(child.pid());
     transcript.state(LauncherState::ChildCreated);
-    transcript.note(&format!("mechanism=clone3 child_pid={}", pid.0));
+    transcript.note(&format!("mechanism=clone3 child_pid={}", attendee.pid));
     let noted = |time| notes.iter().filter(move |(when, ..)| *when == time);
     noted(NoteTime::Created).for_each(|(_, _, text)| transcript.note(text));
 
@@ -195,7 +228,7 @@ fn launch<W: Write>(
     // reaped.
     if let Some((_, write)) = rendezvous {
         for it in schedule.entries() {
-            it.mechanism.attend(&it.entry.params, pid)?;
+            it.mechanism.attend(&it.entry.params, attendee)?;
         }
         flush(transcript)?;
         out_of_reach()?;
@@ -216,21 +249,36 @@ fn launch<W: Write>(
         done == all
             || child.program().ops().last().is_some_and(|(owner, _)| *owner == Owner::Entry(index))
     })?;
+    let ids: Vec<_> = schedule.entries().iter().map(|it| it.mechanism.declaration().id).collect();
+    tell_results(transcript, &schedule, child.program(), &remarks, &results);
+    transcript.state(LauncherState::ExecSucceeded);
+    child.settle();
+    drop(stage);
+    Ok(Some(Launched { child, teardown, ids }))
+}
+
+/// Tells what was applied, what that leaves open, and how each phase resolved.
+pub(crate) fn tell_results<W: Write>(
+    transcript: &mut TranscriptWriter<W>,
+    schedule: &Schedule<'_>,
+    program: &Program,
+    remarks: &[(Remark, Owner, Cow<'static, str>)],
+    results: &[(PhaseGroup, PhaseResult)],
+) {
     for (index, it) in schedule.entries().iter().enumerate() {
-        let (_, ops) = child.program().counted_off(Owner::Entry(index), child.done());
+        let (_, ops) = program.counted_off(Owner::Entry(index), 0);
         transcript.note(&format!("applied={} calls={ops}", it.entry.id));
     }
-    let ids: Vec<_> = schedule.entries().iter().map(|it| it.mechanism.declaration().id).collect();
-    for (remark, owner, text) in &remarks {
+    for (remark, owner, text) in remarks {
         let name = match remark {
             Remark::Residual => "residual",
             Remark::Missing => "missing",
         };
-        transcript.note(&format!("{name}={} {text}", id_of(&ids, *owner)));
+        transcript.note(&format!("{name}={} {text}", schedule.id_of(*owner)));
     }
-    for (group, result) in &results {
+    for (group, result) in results {
         if *group == PhaseGroup::Confinement {
-            let scheduled = entries_of(&schedule, *group).count();
+            let scheduled = entries_of(schedule, *group).count();
             let installed = confinement_installed(scheduled, *result);
             transcript.note(&format!("confinement={result} installed={installed}"));
         } else {
@@ -239,10 +287,6 @@ fn launch<W: Write>(
         transcript.state(group.state());
     }
     transcript.state(LauncherState::ReadyToExec);
-    transcript.state(LauncherState::ExecSucceeded);
-    child.settle();
-    drop(stage);
-    Ok(Some(Launched { child, teardown, ids }))
 }
 
 /// Tells that the workload runs, waits for its end, and tells how that was.
@@ -255,20 +299,16 @@ fn observe(transcript: &mut TranscriptWriter<Control>, mut launched: Launched) {
         Err(error) => transcript.note(&format!("workload not waited for: {error}")),
     }
     for (owner, result) in launched.teardown.run() {
-        let id = id_of(&launched.ids, owner);
+        let id = match owner {
+            Owner::Launcher => "launcher",
+            Owner::Entry(index) => launched.ids[index],
+        };
         match result {
             Ok(()) => transcript.note(&format!("teardown={id}")),
             Err(why) => transcript.note(&format!("teardown failed: {id}: {why}")),
         }
     }
     let _ = transcript.flush();
-}
-
-fn id_of(ids: &[&'static str], owner: Owner) -> &'static str {
-    match owner {
-        Owner::Launcher => "launcher",
-        Owner::Entry(index) => ids[index],
-    }
 }
 
 fn how_it_ended(status: WaitStatus) -> String {
@@ -385,12 +425,17 @@ fn shape(fd: BorrowedFd<'_>) -> Result<Option<DescriptorShape>, Errno> {
     Ok(Some(DescriptorShape { kind, writable: access == OFlags::WRONLY || access == OFlags::RDWR }))
 }
 
+fn attendee_of(pid: Pid) -> Attendee {
+    let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+    Attendee { pid: pid.as_raw_pid(), uid, gid }
+}
+
 /// Keeps a workload of this process's own user from its memory and its fds, the control channel among
 /// them: what is not dumpable can't be traced, and its /proc/PID/fd is root's
 /// ([ptrace(2)](https://man7.org/linux/man-pages/man2/ptrace.2.html), access mode checking). The exec
 /// makes the workload dumpable again; a child that waits for its maps has to be so until then, for else
 /// its maps are root's too.
-fn out_of_reach() -> Result<(), Stop> {
+pub(crate) fn out_of_reach() -> Result<(), Stop> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(|errno| Stop::fault(format!("prctl(PR_SET_DUMPABLE, 0): {errno}")))
 }
@@ -413,12 +458,15 @@ fn prologue(release: Option<RawFd>) -> Vec<Op> {
     ops
 }
 
+/// What may keep a user from new namespaces.
+pub(crate) const NAMESPACE_HELP: &str = "(see user.max_user_namespaces and, where they exist, \
+     kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns in sysctl)";
+
 fn clone_failed(error: &io::Error, options: CloneOptions) -> Stop {
     let mut asked = String::new();
     if options.namespaces != 0 {
-        asked += " with new namespaces (see user.max_user_namespaces and, where they exist, \
-                  kernel.unprivileged_userns_clone and \
-                  kernel.apparmor_restrict_unprivileged_userns in sysctl)";
+        asked += " with new namespaces ";
+        asked += NAMESPACE_HELP;
     }
     if options.cgroup.is_some() {
         asked += " into the cgroup of the CgroupDir slot (which must be of cgroup version 2, and the \
@@ -435,26 +483,13 @@ fn exec_happened<W: Write>(
     written: &[u8],
 ) -> Result<(), Stop> {
     let program = child.program();
-    let mut failed = |step: usize, how: String, errno: Option<i32>| {
-        let (whose, call) = whose(program, schedule, step);
-        if let Some(errno) = errno {
-            transcript.note(&format!("child errno={errno}"));
-        }
-        transcript.note(&format!("failed={whose} call={call} step={step}"));
-        let op = &program.ops()[step].1;
-        // The arguments of an exec are the workload's own, and may be long.
-        let call = if op.is_exec() { "executing the program".into() } else { op.to_string() };
-        Err(Stop::fault(format!("{whose}: {call} {how}")))
-    };
+    let mut ended = |step| Err(failed(transcript, program, schedule, step, None));
     match child.progress() {
         Progress::Failed { step, errno } => {
-            let error = Errno::from_raw_os_error(errno);
-            failed(step, format!("failed: {error}{}", exec_hint(program, step, errno)), Some(errno))
+            Err(failed(transcript, program, schedule, step, Some(errno)))
         }
-        Progress::Stopped { step } => failed(step, "was the child's end".into(), None),
-        Progress::Complete if !process::has_exec_ed(child.pid()) => {
-            failed(program.ops().len() - 1, "was the child's end".into(), None)
-        }
+        Progress::Stopped { step } => ended(step),
+        Progress::Complete if !process::has_exec_ed(child.pid()) => ended(program.ops().len() - 1),
         Progress::Complete if written.is_empty() => Ok(()),
         Progress::Complete => {
             Err(Stop::fault("the error pipe holds something that the child did not write"))
@@ -462,13 +497,28 @@ fn exec_happened<W: Write>(
     }
 }
 
-fn whose(program: &Program, schedule: &Schedule<'_>, step: usize) -> (&'static str, &'static str) {
+/// Notes which step failed, or was the process's end, and says so.
+pub(crate) fn failed<W: Write>(
+    transcript: &mut TranscriptWriter<W>,
+    program: &Program,
+    schedule: &Schedule<'_>,
+    step: usize,
+    errno: Option<i32>,
+) -> Stop {
     let (owner, op) = &program.ops()[step];
-    let whose = match owner {
-        Owner::Launcher => "launcher",
-        Owner::Entry(index) => schedule.entries()[*index].mechanism.declaration().id,
+    let (whose, call) = (schedule.id_of(*owner), op.name());
+    let how = match errno {
+        Some(errno) => {
+            transcript.note(&format!("child errno={errno}"));
+            let error = Errno::from_raw_os_error(errno);
+            format!("failed: {error}{}", exec_hint(program, step, errno))
+        }
+        None => "was the child's end".into(),
     };
-    (whose, op.name())
+    transcript.note(&format!("failed={whose} call={call} step={step}"));
+    // The arguments of an exec are the workload's own, and may be long.
+    let call = if op.is_exec() { "executing the program".into() } else { op.to_string() };
+    Stop::fault(format!("{whose}: {call} {how}"))
 }
 
 /// What an errno of the exec means ([execve(2)], ERRORS).

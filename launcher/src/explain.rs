@@ -4,7 +4,6 @@ use std::io::{self, Write};
 
 use portcullis_core::lowering::Lowered;
 use portcullis_core::plan::LaunchPlan;
-use portcullis_core::program::Owner;
 use portcullis_core::schedule::Schedule;
 
 /// Of sched.h: with clone3 alone, for the older calls have their exit signal there.
@@ -20,6 +19,7 @@ pub(crate) fn write(
     plan: &LaunchPlan,
     schedule: &Schedule<'_>,
     lowered: &Lowered,
+    in_place: bool,
 ) -> io::Result<()> {
     let body = plan.body();
     writeln!(out, "plan: version {}, h_l {}", plan.version(), body.h_l)?;
@@ -42,7 +42,7 @@ pub(crate) fn write(
         }
     }
     let clone = lowered.clone;
-    writeln!(out, "clone3:")?;
+    writeln!(out, "{}:", if in_place { "unshare" } else { "clone3" })?;
     for (flag, name) in [
         (libc::CLONE_NEWUSER, "CLONE_NEWUSER"),
         (libc::CLONE_NEWNET, "CLONE_NEWNET"),
@@ -63,7 +63,9 @@ pub(crate) fn write(
     writeln!(
         out,
         "  {}",
-        if clone.rendezvous {
+        if in_place {
+            "the launcher itself becomes the workload"
+        } else if clone.rendezvous {
             "the child waits to be released"
         } else {
             "the launcher waits for the exec"
@@ -71,10 +73,7 @@ pub(crate) fn write(
     )?;
     writeln!(out, "program:")?;
     for (place, (owner, op)) in lowered.program.ops().iter().enumerate() {
-        let whose = match owner {
-            Owner::Launcher => "launcher",
-            Owner::Entry(index) => schedule.entries()[*index].mechanism.declaration().id,
-        };
+        let whose = schedule.id_of(*owner);
         writeln!(out, "  {place:<3} {whose:<25} {op}")?;
     }
     Ok(())

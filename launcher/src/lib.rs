@@ -38,13 +38,14 @@ mod assembly;
 mod coordinator;
 mod explain;
 mod host;
+mod in_place;
 pub mod process;
 #[allow(unsafe_code, reason = "the parent's system calls, behind safe functions")]
 mod sys;
 mod trace;
 mod wiring;
 
-use coordinator::Purpose;
+use coordinator::{Purpose, Way};
 pub use sys::Arena;
 
 /// The exit status of a launch that was refused.
@@ -57,11 +58,14 @@ portcullis-launcher launches a program that a sealed plan confines. A supervisor
 BVISOR_CONTROL_FD, BVISOR_LAUNCH_PLAN_FD, BVISOR_ERROR_FD and BVISOR_ERROR_READ_FD set to fd numbers.
 To confine a program from a shell, use `portcullis run`.
 
-  (no argument)  launch
-  --explain      say what the launch would do, on standard output, and launch nothing
-  --mechanisms   the mechanisms that are linked in, and whether this kernel supports them, as JSON
-  --version      the version
-  --help         this text";
+  (no argument)        launch: a child becomes the program, and the launcher waits for its end
+  --in-place           launch: the launcher itself becomes the program, or refuses
+  --prefer-in-place    launch: in place where the plan allows that, and as a child otherwise
+  --explain            before one of those or alone: say what the launch would do, on standard output,
+                       and launch nothing
+  --mechanisms         the mechanisms that are linked in, and whether this kernel supports them, as JSON
+  --version            the version
+  --help               this text";
 
 /// Makes a binary with `#![no_main]` a launcher: its memory an [`Arena`], its entry C's `main`.
 ///
@@ -104,19 +108,23 @@ pub fn main() -> ExitCode {
 
 fn obey(arguments: &[OsString]) -> u8 {
     sys::expect_children();
-    let Some(argument) = arguments.first() else { return coordinator::run(Purpose::Launch) };
-    match (argument.to_str(), arguments.get(1)) {
-        (Some("--explain"), None) => coordinator::run(Purpose::Explain),
-        (Some("--mechanisms"), None) => host::describe(),
-        (Some("--version"), None) => {
+    let arguments: Vec<_> = arguments.iter().map(|it| it.to_str().unwrap_or("?")).collect();
+    let (purpose, way) = match arguments.split_first() {
+        Some((&"--explain", rest)) => (Purpose::Explain, rest),
+        _ => (Purpose::Launch, &arguments[..]),
+    };
+    match (way, purpose) {
+        ([], _) => coordinator::run(purpose, Way::Child),
+        (["--in-place"], _) => coordinator::run(purpose, Way::InPlace),
+        (["--prefer-in-place"], _) => coordinator::run(purpose, Way::InPlaceIfPossible),
+        (["--mechanisms"], Purpose::Launch) => host::describe(),
+        (["--version"], Purpose::Launch) => {
             print(concat!("portcullis-launcher ", env!("CARGO_PKG_VERSION")))
         }
-        (Some("--help" | "-h"), None) => print(HELP),
-        (_, second) => {
-            let argument = second.unwrap_or(argument);
-            eprintln!(
-                "portcullis-launcher: {argument:?} is not expected here; --help tells what is"
-            );
+        (["--help" | "-h"], Purpose::Launch) => print(HELP),
+        ([first, rest @ ..], _) => {
+            let unexpected = rest.first().unwrap_or(first);
+            complain(&format_args!("{unexpected:?} is not expected here; --help tells what is"));
             FAULTED
         }
     }

@@ -6,7 +6,7 @@
 use std::io;
 use std::os::fd::RawFd;
 
-use portcullis_child::CloneOptions;
+use portcullis_child::{CloneOptions, Failure};
 use portcullis_core::program::Program;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, read};
@@ -124,6 +124,14 @@ impl Drop for Child {
             let _ = self.wait();
         }
     }
+}
+
+/// Runs a program in this process, of which `parent` is the parent. Returns what it ran, and where it
+/// failed: where it succeeds, this process has become another program.
+pub(crate) fn become_it(program: Program, parent: u32) -> (Program, Option<Failure>) {
+    let assembly = Assembly::new(program, parent);
+    let failure = sys::attempt(&assembly);
+    (assembly.into_program(), failure)
 }
 
 /// Makes a call that comes after the exec, and so must not fail for what would pass: by then the workload

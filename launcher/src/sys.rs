@@ -9,7 +9,7 @@ use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use portcullis_child::CloneOptions;
+use portcullis_child::{CloneOptions, Failure};
 
 use crate::assembly::Assembly;
 
@@ -173,6 +173,22 @@ impl Spawned {
     pub(crate) fn assembly(&self) -> &Assembly {
         &self.assembly
     }
+}
+
+/// Runs `assembly` in this process, and says where it failed: where it succeeds, this process has become
+/// another program.
+pub(crate) fn attempt(assembly: &Assembly) -> Option<Failure> {
+    // SAFETY: the program's ops are what their constructors vouch for, and their addresses lie in the
+    // assembly, which outlives the call.
+    unsafe { portcullis_child::attempt(&assembly.window(-1)) }
+}
+
+/// Moves this process, which has one thread, into new namespaces: `CLONE_NEW…` flags.
+pub(crate) fn unshare(namespaces: u64) -> io::Result<()> {
+    let flags =
+        i32::try_from(namespaces).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    // SAFETY: the call touches no memory of this process.
+    if unsafe { libc::unshare(flags) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Bytes of the [`Arena`]: several times what a usual launch takes. Untouched pages cost nothing.

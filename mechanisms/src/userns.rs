@@ -5,7 +5,7 @@ use std::io::Write;
 
 use portcullis_core::lowering::NoteTime;
 use portcullis_core::mechanism::{
-    ChildPid, Declaration, Demonstration, Fault, Host, Mechanism, OpenError, Opening, Phase,
+    Attendee, Declaration, Demonstration, Fault, Host, Mechanism, OpenError, Opening, Phase,
     Policy, Repeat, Stop, Support,
 };
 use portcullis_core::{Lowering, Params};
@@ -67,11 +67,10 @@ impl Mechanism for Enter {
         Ok(())
     }
 
-    fn attend(&self, _: &Params, child: ChildPid) -> Result<(), Fault> {
-        let uid = rustix::process::geteuid().as_raw();
-        let gid = rustix::process::getegid().as_raw();
+    fn attend(&self, _: &Params, child: Attendee) -> Result<(), Fault> {
+        let Attendee { pid, uid, gid } = child;
         let write = |file: &str, text: String| -> Result<(), Fault> {
-            let path = format!("/proc/{}/{file}", child.0);
+            let path = format!("/proc/{pid}/{file}");
             let opened = OpenOptions::new().write(true).open(&path);
             opened.and_then(|mut map| map.write_all(text.as_bytes())).map_err(|error| Fault {
                 what: format!("writing {text:?} to {path}: {error}"),
@@ -117,7 +116,8 @@ mod tests {
     #[test]
     fn maps_that_cannot_be_written_are_a_fault_with_the_protocols_note() {
         // No process has the pid -1, so there is nothing at its path.
-        let fault = Enter.attend(&Params::default(), ChildPid(-1)).unwrap_err();
+        let fault =
+            Enter.attend(&Params::default(), Attendee { pid: -1, uid: 0, gid: 0 }).unwrap_err();
         assert_eq!(fault.note, Some("user_namespace=map_write_failed fail_closed"));
         assert!(fault.what.contains("uid_map"), "{}", fault.what);
     }

@@ -49,7 +49,8 @@ fn step_8_landlock_refuses_what_it_cannot_do() {
         .refused("HandleMismatch", "ReadRoot");
     with(json!({"abi": 3, "rules": [{"slot": 10, "access": ["read"]}]}))
         .refused("HandleMismatch", "TargetExe");
-    with(json!({"abi": 3, "rules": rules, "scope": ["signal"]})).refused("PlanInvalid", "scopes");
+    with(json!({"abi": 3, "rules": rules, "scope": ["signal"]}))
+        .refused("PlanInvalid", "scope signal");
     with(json!({"abi": 3, "rules": rules, "audit": true})).refused("PlanInvalid", "audit");
 }
 

@@ -13,6 +13,8 @@ pub enum Need {
     Mechanism(&'static str),
     /// Landlock's scopes: ABI 6.
     LandlockScopes,
+    /// Landlock of this ABI, or newer.
+    LandlockAbi(u8),
     /// A cgroup of version 2 in which cgroups can be made.
     DelegatedCgroup,
     /// Root, to become somebody else.
@@ -47,6 +49,11 @@ impl Need {
                 let abi = portcullis_mechanisms::landlock::running_abi();
                 let enough = abi.is_some_and(|abi| abi >= portcullis_mechanisms::landlock::SCOPES);
                 (!enough).then(|| "Landlock's scopes come with Linux 6.12".into())
+            }
+            Self::LandlockAbi(needed) => {
+                let abi = portcullis_mechanisms::landlock::running_abi();
+                let enough = abi.is_some_and(|abi| abi >= needed);
+                (!enough).then(|| format!("Landlock ABI {needed} is needed, and here is {abi:?}"))
             }
             Self::DelegatedCgroup => {
                 let Some(root) = cgroup2() else { return Some("no cgroup2 is mounted".into()) };

@@ -1,8 +1,8 @@
 //! What a mechanism does in real launches.
 
 use super::filled::{Filled, Unfilled};
-use super::lowered::Own;
-use super::{Answer, Check, End, Experiment, Outcome, Subject};
+use super::lowered::{OfClone, Own};
+use super::{Answer, Check, End, Experiment, Outcome, Subject, Way};
 use crate::program::{Arg, Expect, Op};
 
 /// What a kernel says that lacks a call, lacks a feature of it, or forbids it.
@@ -18,27 +18,34 @@ const LIST_FDS: &str = "n=0 fds=; while [ $n -lt 1024 ]; do \
 
 impl Subject<'_> {
     pub(super) fn launches(&mut self, filled: &Filled, own: &Own) {
-        self.demonstration(filled);
         self.control();
-        self.descriptors(filled);
-        self.fails_closed(filled, own);
+        for way in [Way::Child, Way::InPlace] {
+            // Where it can't be made in place, that would be the same launch again.
+            if way == Way::Child || own.in_place {
+                self.demonstration(way);
+                self.descriptors(filled, way);
+                self.fails_closed(filled, own, way);
+            }
+        }
     }
 
     /// A mechanism that is not supported must not pass for one that is.
     pub(super) fn stays_out(&mut self, filled: &Filled) {
-        let outcome = self.apply(filled, MARK, None);
+        let outcome = self.apply(Way::Child, filled, MARK, None);
         let stopped = matches!(outcome.end, End::Stopped { .. }) && outcome.stdout.is_empty();
         self.expect(stopped, Check::Support, || {
             format!("the probe says that it can't be had here, and the launch went on: {outcome}")
         });
     }
 
-    fn demonstration(&mut self, filled: &Filled) {
+    /// In a folder of its own: what the script does may leave traces.
+    fn demonstration(&mut self, way: Way) {
+        let Some(filled) = self.filled(Check::Demonstration) else { return };
         let shows = self.mechanism.declaration().demonstration.shows;
-        let outcome = self.apply(filled, &filled.script, None);
+        let outcome = self.apply(way, &filled, &filled.script, None);
         self.expect(outcome.stdout == shows, Check::Demonstration, || {
             format!(
-                "with it the script should print {shows:?}: {outcome}; script: {}",
+                "with it, {way}, the script should print {shows:?}: {outcome}; script: {}",
                 filled.script
             )
         });
@@ -50,25 +57,29 @@ impl Subject<'_> {
         }
     }
 
+    fn filled(&mut self, check: Check) -> Option<Filled> {
+        match Filled::new(self.mechanism.declaration(), self.laboratory) {
+            Ok(filled) => Some(filled),
+            Err(Unfilled::Unavailable(what) | Unfilled::Malformed(what)) => {
+                self.fail(check, what);
+                None
+            }
+        }
+    }
+
     /// The same script and the same company, in a folder of its own.
     fn control(&mut self) {
-        let declared = self.mechanism.declaration();
-        let filled = match Filled::new(declared, self.laboratory) {
-            Ok(filled) => filled,
-            Err(Unfilled::Unavailable(what) | Unfilled::Malformed(what)) => {
-                return self.fail(Check::Control, what);
-            }
-        };
+        let Some(filled) = self.filled(Check::Control) else { return };
         let without = if self.laboratory.always().contains(&self.id()) {
             self.laboratory.bare(&filled.script)
         } else {
-            let outcome = self.launch(&filled.with, &filled.script, None);
+            let outcome = self.launch(Way::Child, &filled.with, &filled.script, None);
             match outcome.end {
                 End::Ran { .. } => Ok(outcome.stdout),
                 _ => Err(outcome.to_string()),
             }
         };
-        let shows = declared.demonstration.shows;
+        let shows = self.mechanism.declaration().demonstration.shows;
         match without {
             Err(what) => self.fail(Check::Control, format!("without it nothing ran: {what}")),
             Ok(printed) => self.expect(printed != shows, Check::Control, || {
@@ -77,19 +88,25 @@ impl Subject<'_> {
         }
     }
 
-    fn descriptors(&mut self, filled: &Filled) {
-        let outcome = self.apply(filled, LIST_FDS, None);
+    fn descriptors(&mut self, filled: &Filled, way: Way) {
+        let outcome = self.apply(way, filled, LIST_FDS, None);
         self.expect(outcome.stdout == "0 1 2", Check::Descriptors, || {
-            format!("the workload should have the fds 0, 1 and 2: {outcome}")
+            format!("{way}, the workload should have the fds 0, 1 and 2: {outcome}")
         });
     }
 
-    fn fails_closed(&mut self, filled: &Filled, own: &Own) {
-        let mut answered: Vec<(&'static str, Answer, &Expect)> = Vec::new();
-        if own.shapes_clone {
-            let (number, arguments) = (libc::SYS_clone3, vec![]);
-            answered.push(("clone3", Answer { number, arguments, errno: 0 }, &Expect::NonNegative));
-        }
+    fn fails_closed(&mut self, filled: &Filled, own: &Own, way: Way) {
+        // What the launcher does for a mechanism: namespaces and cgroup at the clone of a child, and in place
+        // by unshare and by a file.
+        let launchers = match way {
+            Way::Child if own.of_clone != OfClone::default() => Some(("clone3", libc::SYS_clone3)),
+            Way::InPlace if own.of_clone.namespaces => Some(("unshare", libc::SYS_unshare)),
+            _ => None,
+        };
+        let launchers = launchers.map(|(name, number)| {
+            (name, Answer { number, arguments: vec![], errno: 0 }, &Expect::NonNegative)
+        });
+        let mut answered: Vec<_> = launchers.into_iter().collect();
         for op in &own.ops {
             let answer = Answer { number: op.number(), arguments: integers(op), errno: 0 };
             if answered.iter().all(|(_, known, _)| *known != answer) {
@@ -99,19 +116,19 @@ impl Subject<'_> {
         for (name, answer, expect) in answered {
             for &(error, errno) in ERRORS {
                 if !matches!(expect, Expect::Tolerate(errnos) if errnos.contains(&errno)) {
-                    self.answered(filled, name, error, Answer { errno, ..answer.clone() });
+                    self.answered(filled, way, (name, error), Answer { errno, ..answer.clone() });
                 }
             }
         }
     }
 
-    fn answered(&mut self, filled: &Filled, call: &str, error: &str, answer: Answer) {
+    fn answered(&mut self, filled: &Filled, way: Way, (call, error): (&str, &str), answer: Answer) {
         let whole = Answer { arguments: vec![], ..answer.clone() };
-        let mut outcome = self.apply(filled, MARK, Some(answer));
+        let mut outcome = self.apply(way, filled, MARK, Some(answer));
         // A number that depends on the fds that are open (close_range's) is another one in the launcher:
         // there the call is answered whatever its arguments are.
         if matches!(outcome.end, End::Ran { .. }) {
-            outcome = self.apply(filled, MARK, Some(whole));
+            outcome = self.apply(way, filled, MARK, Some(whole));
         }
         let named = match &outcome.end {
             End::Stopped { owner: Some(owner), .. } if owner == self.id() => true,
@@ -122,22 +139,23 @@ impl Subject<'_> {
         };
         let id = self.id();
         self.expect(named && outcome.stdout.is_empty(), Check::FailsClosed, || {
-            format!("{call} is answered {error}; the launch should stop, and name {id}: {outcome}")
+            format!("{way}, {call} is answered {error}; the launch should stop, and name {id}: {outcome}")
         });
     }
 
     /// Launches with the mechanism, as the demonstration has it.
-    fn apply(&self, filled: &Filled, script: &str, answer: Option<Answer>) -> Outcome {
-        self.launch(&filled.entries(self.id()), script, answer)
+    fn apply(&self, way: Way, filled: &Filled, script: &str, answer: Option<Answer>) -> Outcome {
+        self.launch(way, &filled.entries(self.id()), script, answer)
     }
 
     fn launch(
         &self,
+        way: Way,
         entries: &[(&'static str, crate::Params)],
         script: &str,
         answer: Option<Answer>,
     ) -> Outcome {
-        self.laboratory.launch(&Experiment { entries, script, answer })
+        self.laboratory.launch(&Experiment { way, entries, script, answer })
     }
 }
 

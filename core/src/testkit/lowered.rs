@@ -27,9 +27,20 @@ pub(super) struct Composition {
 pub(super) struct Own {
     /// Its ops.
     pub(super) ops: Vec<Op>,
-    /// Whether it asks for a child of another kind.
-    pub(super) shapes_clone: bool,
+    /// What it asks of the clone.
+    pub(super) of_clone: OfClone,
+    /// Whether the launch can be made in place.
+    pub(super) in_place: bool,
     notes: Vec<String>,
+}
+
+/// What a mechanism asks of the clone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct OfClone {
+    /// New namespaces.
+    pub(super) namespaces: bool,
+    /// A cgroup to be born in.
+    pub(super) cgroup: bool,
 }
 
 impl Composition {
@@ -83,7 +94,7 @@ impl Composition {
         schedule.check_requirements().map_err(|fault| fault.what)?;
         let slots: Vec<_> = self.slots.iter().map(open_slot).collect();
         let mut lowering = Lowering::new(&self.target, &slots).within(&schedule);
-        let (mut own, mut shapes_clone) = (None, false);
+        let (mut own, mut of_clone) = (None, OfClone::default());
         for (index, it) in schedule.entries().iter().enumerate() {
             let before = lowering.clone_request();
             let id = &it.entry.id;
@@ -93,16 +104,20 @@ impl Composition {
                 .map_err(|stop| format!("{id} does not lower: {stop}"))?;
             if id == subject.id() {
                 own = Some(Owner::Entry(index));
-                shapes_clone = lowering.clone_request() != before;
+                let after = lowering.clone_request();
+                of_clone.namespaces = after.namespaces != before.namespaces;
+                of_clone.cgroup = after.cgroup != before.cgroup;
             }
         }
+        let in_place = lowering.bound_to_child().is_none();
         let Lowered { program, notes, .. } = lowering.finish(vec![]);
         let is_own = |owner: &Owner| Some(*owner) == own;
         let ops = program.ops().iter().filter(|(owner, _)| is_own(owner));
         let notes = notes.iter().filter(|(_, owner, _)| is_own(owner));
         Ok(Own {
             ops: ops.map(|(_, op)| op.clone()).collect(),
-            shapes_clone,
+            of_clone,
+            in_place,
             notes: notes.map(|(_, _, text)| without_numbers(text)).collect(),
         })
     }
@@ -185,7 +200,7 @@ fn alike(one: &Own, other: &Own) -> bool {
             && one.args().len() == other.args().len()
             && one.args().iter().zip(other.args()).all(same)
     };
-    one.shapes_clone == other.shapes_clone
+    one.of_clone == other.of_clone
         && one.notes == other.notes
         && one.ops.len() == other.ops.len()
         && one.ops.iter().zip(&other.ops).all(same)

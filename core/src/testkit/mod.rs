@@ -60,9 +60,20 @@ pub trait Laboratory {
     fn bare(&self, script: &str) -> Result<String, String>;
 }
 
+/// Which process becomes the workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// A child of the launcher.
+    Child,
+    /// The launcher itself.
+    InPlace,
+}
+
 /// A launch to make.
 #[derive(Debug, Clone)]
 pub struct Experiment<'e> {
+    /// Which process is to become the workload.
+    pub way: Way,
     /// What is scheduled, and what a policy says of it.
     pub entries: &'e [(&'static str, Params)],
     /// What `/bin/sh -c` runs. Its standard input is empty; an fd 99 that is not close-on-exec is open
@@ -188,6 +199,15 @@ impl Findings {
     /// With everything that is wrong, a line each.
     pub fn assert_none(&self) {
         assert!(self.failed.is_empty(), "\n{self}");
+    }
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Child => "as a child",
+            Self::InPlace => "in place",
+        })
     }
 }
 

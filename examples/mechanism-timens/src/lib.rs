@@ -7,7 +7,7 @@ use std::path::Path;
 
 use portcullis_core::lowering::NoteTime;
 use portcullis_core::mechanism::{
-    ChildPid, Declaration, Demonstration, Fault, Host, Mechanism, OpenError, Opening, Phase,
+    Attendee, Declaration, Demonstration, Fault, Host, Mechanism, OpenError, Opening, Phase,
     Policy, Repeat, Stop, Support,
 };
 use portcullis_core::state::RefusalReason;
@@ -89,12 +89,12 @@ impl Mechanism for Enter {
     }
 
     /// The offsets can be set until a process is in the namespace; the child enters it when it execs.
-    fn attend(&self, params: &Params, child: ChildPid) -> Result<(), Fault> {
+    fn attend(&self, params: &Params, attendee: Attendee) -> Result<(), Fault> {
         let fault =
             |what: String| Fault { what: format!("{}: {what}", DECLARATION.id), note: None };
         let TimeNamespace { monotonic, boottime } =
             params.parse().map_err(|error| fault(error.to_string()))?;
-        let path = format!("/proc/{}/timens_offsets", child.0);
+        let path = format!("/proc/{}/timens_offsets", attendee.pid);
         // In one write: each call is taken as a whole.
         let offsets = format!("monotonic {monotonic} 0\nboottime {boottime} 0\n");
         let opened = OpenOptions::new().write(true).open(&path);
@@ -138,7 +138,8 @@ mod tests {
     #[test]
     fn offsets_that_cannot_be_written_are_a_fault_that_names_the_mechanism() {
         // No process has the pid -1, so there is nothing at its path.
-        let fault = Enter.attend(&Params::default(), ChildPid(-1)).unwrap_err();
+        let fault =
+            Enter.attend(&Params::default(), Attendee { pid: -1, uid: 0, gid: 0 }).unwrap_err();
         assert!(fault.what.contains("example.timens.enter.v1"), "{}", fault.what);
     }
 }

@@ -157,6 +157,19 @@ impl Failure {
     /// The bytes of a record.
     pub const LEN: usize = 8;
 
+    /// The bytes of this record.
+    ///
+    /// ```
+    /// use portcullis_child::Failure;
+    ///
+    /// let failure = Failure { errno: 1, step: 2 };
+    /// assert_eq!(Failure::from_bytes(failure.to_bytes()), failure);
+    /// ```
+    pub fn to_bytes(self) -> [u8; Self::LEN] {
+        let ([a, b, c, d], [e, f, g, h]) = (self.errno.to_ne_bytes(), self.step.to_ne_bytes());
+        [a, b, c, d, e, f, g, h]
+    }
+
     /// Reads a record.
     ///
     /// ```
@@ -176,10 +189,24 @@ impl Failure {
 ///
 /// # Safety
 ///
-/// The steps' arguments must be good for their calls: addresses of memory that lives until the
-/// process execs or ends, and that nothing else uses meanwhile where the call writes to it. The
-/// process must have nothing left to do.
+/// That of [`attempt`]. The process must have nothing left to do.
 pub unsafe fn run(window: &Window<'_>) -> ! {
+    // SAFETY: the caller's.
+    match unsafe { attempt(window) } {
+        // SAFETY: the process has nothing left to do, by the caller's word.
+        Some(failure) => unsafe { fail(window.report_fd, failure) },
+        // SAFETY: as above.
+        None => unsafe { exit(0) },
+    }
+}
+
+/// Makes the calls of `window` in order. Returns where one of them failed, or where none was an exec.
+///
+/// # Safety
+///
+/// The steps' arguments must be good for their calls: addresses of memory that lives until the
+/// process execs or ends, and that nothing else uses meanwhile where the call writes to it.
+pub unsafe fn attempt(window: &Window<'_>) -> Option<Failure> {
     for (place, step) in window.steps.iter().enumerate() {
         let word = |word: &Word| match *word {
             Word::Value(value) => value,
@@ -199,19 +226,16 @@ pub unsafe fn run(window: &Window<'_>) -> ! {
         };
         step.result.store(result, Ordering::Release);
         if !step.expect.admits(result) {
-            // SAFETY: the process has nothing left to do, by the caller's word.
-            unsafe { fail(window.report_fd, place, result) }
+            const EPROTO: i32 = 71;
+            let errno = if (-4095..0).contains(&result) { -(result as i32) } else { EPROTO };
+            return Some(Failure { errno, step: place as u32 });
         }
         window.done.store(place + 1, Ordering::Release);
     }
-    // SAFETY: as above.
-    unsafe { exit(0) }
+    None
 }
 
-unsafe fn fail(report_fd: i32, place: usize, result: isize) -> ! {
-    const EPROTO: i32 = 71;
-    let errno = if (-4095..0).contains(&result) { -(result as i32) } else { EPROTO };
-    let failure = Failure { errno, step: place as u32 };
+unsafe fn fail(report_fd: i32, failure: Failure) -> ! {
     let record = (&raw const failure) as usize;
     let args = [report_fd as usize, record, Failure::LEN, 0, 0, 0];
     // SAFETY: `record` is the address of as many bytes as are written, on this stack.

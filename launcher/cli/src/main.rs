@@ -3,7 +3,10 @@
 #![forbid(unsafe_code)]
 
 mod mechanisms;
+mod policy;
+mod report;
 mod run;
+mod signals;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -23,7 +26,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Subcommands {
-    Run(run::Run),
+    Run(Box<run::Run>),
     Mechanisms(mechanisms::Mechanisms),
 }
 

@@ -2,27 +2,18 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::fmt::Write as _;
-use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, ExitStatus};
-use std::thread;
 
-use clap::{Args, ValueEnum};
-use portcullis::{Command, Error, OpenError, RefusalReason, Report, Stopped};
-use rustix::process::{Pid, Signal, kill_process};
-use signal_hook::consts::{
-    SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2, SIGWINCH,
-};
-use signal_hook::iterator::SignalsInfo;
-use signal_hook::iterator::exfiltrator::WithOrigin;
-use signal_hook::low_level::emulate_default_handler;
-use signal_hook::low_level::siginfo::{Cause, Origin};
+use clap::Args;
+use portcullis::{Command, Error, OpenError, RefusalReason};
 
-use crate::{OWN_FAILURE, complain};
+use crate::policy::Mechanism;
+use crate::report::Reporting;
+use crate::{OWN_FAILURE, complain, signals};
 
 /// The program was found and can't be executed: the shell's convention.
 const NOT_EXECUTABLE: u8 = 126;
@@ -48,27 +39,39 @@ pub(crate) struct Run {
     /// Grant reading below PATH, and no executing.
     #[arg(long, value_name = "PATH")]
     read_only: Vec<PathBuf>,
+    /// Grant executing below PATH, and no reading.
+    #[arg(long, value_name = "PATH")]
+    exec: Vec<PathBuf>,
     /// Grant everything below PATH.
     #[arg(long, value_name = "PATH")]
     write: Vec<PathBuf>,
+    /// Grant connecting to this TCP port, and to no other.
+    #[arg(long, value_name = "PORT")]
+    connect: Vec<u16>,
+    /// Grant binding to this TCP port, and to no other.
+    #[arg(long, value_name = "PORT")]
+    bind: Vec<u16>,
     /// Deny the network: an empty network namespace, and no socket of any family.
     #[arg(long)]
     no_network: bool,
     /// Deny new processes and threads.
     #[arg(long)]
     no_new_tasks: bool,
+    /// Schedule a mechanism, in-tree or not, by its id and what a policy says of it: JSON or an inline
+    /// table of TOML, or @FILE that holds one.
+    #[arg(long, value_name = "ID={…}")]
+    mechanism: Vec<Mechanism>,
+    /// Leave the mechanism of this id out where this kernel can't do it, and say so in the report.
+    #[arg(long, value_name = "ID")]
+    prefer: Vec<String>,
     /// Set a variable, or with the name alone pass it on.
     #[arg(long, value_name = "NAME[=VALUE]")]
     env: Vec<OsString>,
     /// Start in PATH.
     #[arg(long, value_name = "PATH")]
     cwd: Option<PathBuf>,
-    /// Tell what was applied and how the program ended, on standard error.
-    #[arg(long, value_name = "FORMAT")]
-    report: Option<Format>,
-    /// Write the report to FILE.
-    #[arg(long, value_name = "FILE")]
-    report_file: Option<PathBuf>,
+    #[command(flatten)]
+    reporting: Reporting,
     /// Say what would be done, down to each system call, and launch nothing.
     #[arg(long)]
     explain: bool,
@@ -78,14 +81,6 @@ pub(crate) struct Run {
     /// The program, and its arguments.
     #[arg(required = true, trailing_var_arg = true, value_name = "PROGRAM")]
     program: Vec<OsString>,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Format {
-    /// Words.
-    Text,
-    /// JSON.
-    Json,
 }
 
 impl Run {
@@ -108,10 +103,7 @@ impl Run {
             };
         }
         // Before the program runs, so that none is missed.
-        // SIGCHLD is among them for a parent's ignoring it to end: children of who ignores it can't be
-        // waited for.
-        let handled = FORWARDED.iter().chain(&[SIGCHLD]);
-        let signals = match SignalsInfo::<WithOrigin>::new(handled) {
+        let signals = match signals::take() {
             Ok(signals) => signals,
             Err(error) => {
                 complain(&format_args!("handling signals: {error}"));
@@ -122,10 +114,10 @@ impl Run {
             Ok(child) => child,
             Err(error) => return self.fail(&error),
         };
-        forward(signals, child.launcher_id());
+        signals::forward(signals, child.launcher_id());
         match child.wait() {
             Ok(status) => {
-                self.tell(&child.report());
+                self.reporting.tell(&child.report());
                 code(status)
             }
             Err(error) => self.fail(&error),
@@ -137,7 +129,8 @@ impl Run {
         let (program, arguments) = self.program.split_first().ok_or("no program is named")?;
         let mut command = Command::new(program);
         command.args(arguments).die_with_parent(true);
-        let system = [&self.read, &self.read_only, &self.write].iter().all(|it| it.is_empty());
+        let paths = [&self.read, &self.read_only, &self.exec, &self.write];
+        let system = paths.iter().all(|it| it.is_empty());
         if system {
             for root in SYSTEM_ROOTS.iter().filter(|root| Path::new(root).exists()) {
                 command.read(root).exec(root);
@@ -149,6 +142,15 @@ impl Run {
         for root in &self.read_only {
             command.read(root);
         }
+        for root in &self.exec {
+            command.exec(root);
+        }
+        for port in &self.connect {
+            command.connect(*port);
+        }
+        for port in &self.bind {
+            command.bind(*port);
+        }
         for root in &self.write {
             command.write(root);
         }
@@ -159,6 +161,12 @@ impl Run {
         }
         if self.no_new_tasks {
             command.no_new_tasks();
+        }
+        for Mechanism { id, params } in &self.mechanism {
+            command.policy(id, params.clone());
+        }
+        for id in &self.prefer {
+            command.prefer(id);
         }
         self.environment(&mut command)?;
         if let Some(directory) = &self.cwd {
@@ -209,7 +217,7 @@ impl Run {
             None => complain(error),
         }
         if let Some(report) = error.report() {
-            self.tell(report);
+            self.reporting.tell(report);
         }
         match error {
             Error::Policy(OpenError::Path { what: "program", source, .. }) => match source.kind() {
@@ -218,27 +226,6 @@ impl Run {
             },
             Error::Exec { .. } => NOT_EXECUTABLE.into(),
             _ => OWN_FAILURE.into(),
-        }
-    }
-
-    /// Writes the report where it was asked for.
-    fn tell(&self, report: &Report) {
-        if self.report.is_none() && self.report_file.is_none() {
-            return;
-        }
-        let text = match self.report.unwrap_or(Format::Text) {
-            Format::Text => words(report),
-            Format::Json => serde_json::to_string_pretty(report).unwrap_or_default() + "\n",
-        };
-        match &self.report_file {
-            None => {
-                let _ = io::stderr().write_all(text.as_bytes());
-            }
-            Some(file) => {
-                if let Err(error) = fs::write(file, text) {
-                    complain(&format_args!("--report-file {}: {error}", file.display()));
-                }
-            }
         }
     }
 }
@@ -265,57 +252,7 @@ fn remedy(error: &Error) -> Option<&'static str> {
     }
 }
 
-fn words(report: &Report) -> String {
-    let mut text = String::new();
-    for id in report.applied() {
-        let _ = writeln!(text, "applied  {id}");
-    }
-    for (group, result) in &report.phases {
-        let _ = writeln!(text, "phase    {group}: {result}");
-    }
-    match &report.stopped {
-        Some(Stopped::Refused { reason, detail }) => {
-            let _ = writeln!(text, "refused  {reason}: {detail}");
-        }
-        Some(Stopped::Faulted { what, .. }) => {
-            let _ = writeln!(text, "faulted  {what}");
-        }
-        None => {}
-    }
-    if let Some(status) = report.status {
-        let _ = writeln!(text, "ended    {status}");
-    }
-    text
-}
-
 fn code(status: ExitStatus) -> ExitCode {
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(OWN_FAILURE).into()
-}
-
-/// What reaches the program when it is sent to portcullis.
-const FORWARDED: &[i32] =
-    &[SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT, SIGUSR1, SIGUSR2, SIGWINCH];
-
-/// Hands on to the launcher, and so to the program, each signal that another process sends to this
-/// one. What the terminal sends it sends to the program itself, and a second one would be one too many.
-fn forward(mut signals: SignalsInfo<WithOrigin>, launcher: u32) {
-    thread::spawn(move || {
-        for Origin { signal, cause, .. } in signals.forever() {
-            if signal == SIGCHLD {
-                continue;
-            }
-            let pid = i32::try_from(launcher).ok().and_then(Pid::from_raw);
-            if let (Cause::Sent(_), Some(pid), Some(signal)) =
-                (cause, pid, Signal::from_named_raw(signal))
-            {
-                // One that has ended needs no signal any more.
-                let _ = kill_process(pid, signal);
-            }
-            if signal == SIGTSTP {
-                // The shell that waits for this process is to see that it stopped.
-                let _ = emulate_default_handler(SIGTSTP);
-            }
-        }
-    });
 }

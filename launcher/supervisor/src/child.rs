@@ -11,11 +11,13 @@ use portcullis_core::transcript::Transcript;
 use portcullis_launcher::process;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, read, retry_on_intr};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, pidfd_send_signal, waitpid,
+};
 
 use crate::control::{Control, wait_for};
 use crate::error::Error;
-use crate::report::{Report, Stopped};
+use crate::report::{Remark, Report, Stopped, Way};
 
 /// Our ends of the pipes that were asked for.
 #[derive(Debug, Default)]
@@ -50,6 +52,7 @@ pub struct Child {
     pub stderr: Option<ChildStderr>,
     launcher: Launcher,
     control: Control,
+    left_out: Vec<Remark>,
 }
 
 /// What a program came to, and what it wrote.
@@ -79,14 +82,16 @@ impl Child {
         launcher: Pid,
         control: Control,
         pipes: Pipes,
+        left_out: Vec<Remark>,
         limit: Duration,
     ) -> Result<Self, Error> {
         let Pipes { stdin, stdout, stderr } = pipes;
         let launcher = Launcher { pid: launcher, ended: None, detached: false };
-        let mut child = Self { stdin, stdout, stderr, launcher, control };
+        let mut child = Self { stdin, stdout, stderr, launcher, control, left_out };
         match child.control.read_to_terminal(limit)? {
             Some(LauncherState::ExecSucceeded) => Ok(child),
             Some(_) => Err(child.stopped()?),
+            None if child.in_place() => Ok(child),
             None => Err(child.launcher_ended()?),
         }
     }
@@ -124,19 +129,36 @@ impl Child {
         Ok(Error::LauncherEnded { status, after })
     }
 
+    /// Whether the launcher has become the program.
+    fn in_place(&self) -> bool {
+        self.control.ended_by_exec() && self.told().way == Some(Way::InPlace)
+    }
+
+    /// What the launcher has told.
+    fn told(&self) -> Report {
+        Report::of(self.control.transcript.clone())
+    }
+
     /// The program's pid.
     pub fn id(&self) -> u32 {
         self.report().pid().unwrap_or_default()
     }
 
-    /// The launcher's pid. A signal that is sent to it is handed on to the program.
+    /// The launcher's pid, which after a launch in place is the program's. A signal that is sent to it
+    /// reaches the program.
     pub fn launcher_id(&self) -> u32 {
         self.launcher.pid.as_raw_nonzero().get().unsigned_abs()
     }
 
     /// What the launcher has told so far; complete after [`wait`](Self::wait).
     pub fn report(&self) -> Report {
-        Report::of(self.control.transcript.clone())
+        let mut report = self.told();
+        report.missing.extend_from_slice(&self.left_out);
+        if self.in_place() {
+            report.executed = true;
+            report.status = self.launcher.ended;
+        }
+        report
     }
 
     /// The transcript so far.
@@ -162,7 +184,13 @@ impl Child {
     ///
     /// As [`wait`](Self::wait).
     pub fn try_wait(&mut self) -> Result<Option<ExitStatus>, Error> {
-        if self.control.read_available()? { self.finish().map(Some) } else { Ok(None) }
+        if !self.control.read_available()? {
+            return Ok(None);
+        }
+        if self.in_place() {
+            return self.launcher.try_reap().map_err(Error::system("waiting for the program"));
+        }
+        self.finish().map(Some)
     }
 
     /// Waits for the program's end, and collects what it writes meanwhile.
@@ -186,7 +214,9 @@ impl Child {
     ///
     /// [`Error::System`] where the kernel would not.
     pub fn kill(&mut self) -> Result<(), Error> {
-        if self.launcher.ended.is_none() && !self.kill_workload() {
+        if self.in_place() {
+            self.launcher.kill();
+        } else if self.launcher.ended.is_none() && !self.kill_workload() {
             // It has ended, and the launcher is about to say so; or the launcher can't say, and with
             // it goes what it launched.
             let told = wait_for(self.control.fd(), Some(Duration::from_secs(1)));
@@ -204,6 +234,9 @@ impl Child {
     }
 
     fn finish(&mut self) -> Result<ExitStatus, Error> {
+        if self.in_place() {
+            return self.launcher.reap().map_err(Error::system("waiting for the program"));
+        }
         let Some(status) = self.report().status else { return Err(self.launcher_ended()?) };
         self.launcher.reap().map_err(Error::system("waiting for the launcher"))?;
         Ok(status)
@@ -246,6 +279,11 @@ impl Drop for Child {
         if self.launcher.ended.is_some() || self.launcher.detached {
             return;
         }
+        if self.in_place() {
+            self.launcher.kill();
+            let _ = self.launcher.reap();
+            return;
+        }
         // A launcher whose child was killed reaps it and ends; one that does not is killed, and what
         // it launched is left to the system to reap.
         if self.kill_workload() {
@@ -267,6 +305,15 @@ impl Launcher {
         if self.ended.is_none() {
             let _ = kill_process(self.pid, Signal::KILL);
         }
+    }
+
+    /// Its end, if that has come.
+    fn try_reap(&mut self) -> io::Result<Option<ExitStatus>> {
+        if self.ended.is_none() {
+            let ended = retry_on_intr(|| waitpid(Some(self.pid), WaitOptions::NOHANG))?;
+            self.ended = ended.map(|(_, status)| ExitStatus::from_raw(status.as_raw()));
+        }
+        Ok(self.ended)
     }
 
     fn reap(&mut self) -> io::Result<ExitStatus> {

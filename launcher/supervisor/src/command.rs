@@ -22,6 +22,7 @@ use crate::control::Control;
 use crate::error::Error;
 use crate::launcher::{Launcher, ask};
 use crate::plan::{Draft, Plan, Request};
+use crate::report::Way;
 use crate::spawn::{Placement, pipe, place, sealed};
 
 /// Where the program's standard input comes from, or its output goes.
@@ -84,11 +85,13 @@ pub struct Command {
     seccomp: Option<Seccomp>,
     namespaces: bool,
     requests: Vec<Request>,
+    preferred: Vec<String>,
     launcher: Option<PathBuf>,
-    launcher_arguments: Vec<String>,
+    through: Vec<String>,
     setup_limit: Duration,
     trace: bool,
     die_with_parent: bool,
+    way: Way,
 }
 
 impl Command {
@@ -109,11 +112,13 @@ impl Command {
             seccomp: None,
             namespaces: false,
             requests: Vec::new(),
+            preferred: Vec::new(),
             launcher: None,
-            launcher_arguments: Vec::new(),
+            through: Vec::new(),
             setup_limit: Duration::from_secs(30),
             trace: false,
             die_with_parent: false,
+            way: Way::InPlace,
         }
     }
 
@@ -205,6 +210,20 @@ impl Command {
         self
     }
 
+    /// Grants connecting to a TCP port of any host; connecting to any other is then denied, as is every
+    /// file that no root grants. (Landlock ABI 4, Linux 6.7.)
+    pub fn connect(&mut self, port: u16) -> &mut Self {
+        self.landlock().connect.get_or_insert_default().push(port);
+        self
+    }
+
+    /// Grants binding a TCP socket to a port; binding to any other is then denied. (Landlock ABI 4, Linux
+    /// 6.7.)
+    pub fn bind(&mut self, port: u16) -> &mut Self {
+        self.landlock().bind.get_or_insert_default().push(port);
+        self
+    }
+
     /// Confines signals and abstract Unix sockets to the program and its descendants, where the kernel
     /// can (Landlock ABI 6, Linux 6.12); says whether it can. Counts only with roots.
     pub fn scope_where_supported(&mut self) -> bool {
@@ -266,9 +285,19 @@ impl Command {
         Ok(self)
     }
 
-    /// Schedules a mechanism that is linked into this program, by its id and what a policy says of it.
+    /// Schedules a mechanism by its id and what a policy says of it. Of one that the launcher has and
+    /// this program has not linked, the parameters are those that the plan carries: without the
+    /// mechanism's own code here, no path in them becomes an fd.
     pub fn policy(&mut self, id: impl Into<String>, params: Params) -> &mut Self {
         self.requests.push(Request::Policy(id.into(), params));
+        self
+    }
+
+    /// Leaves the mechanism of this id out where the launcher says that this kernel, for this user,
+    /// can't do it; the report then has it, and why, under [`missing`](crate::Report::missing). Without
+    /// this, what can't be done is refused. Of Landlock what can be done is done, right by right.
+    pub fn prefer(&mut self, id: impl Into<String>) -> &mut Self {
+        self.preferred.push(id.into());
         self
     }
 
@@ -284,18 +313,32 @@ impl Command {
         self
     }
 
-    /// What the file at the launcher's path is given as arguments: where it is a program that execs the
-    /// launcher, which takes none.
+    /// Runs the launcher by another program, which execs it: with these arguments and then the launcher's.
     #[cfg(feature = "testkit")]
-    pub(crate) fn launcher_arguments(&mut self, arguments: Vec<String>) -> &mut Self {
-        self.launcher_arguments = arguments;
-        self
+    pub(crate) fn through(&mut self, program: &Path, arguments: Vec<String>) -> &mut Self {
+        self.through = arguments;
+        self.launcher(program)
     }
 
     /// Sets how long a launch may take until the program runs; 30 s unless set.
     pub fn setup_limit(&mut self, limit: Duration) -> &mut Self {
         self.setup_limit = limit;
         self
+    }
+
+    /// Sets which process becomes the program: [`Way::InPlace`] unless set, which is taken where the plan
+    /// allows it. Where a mechanism needs a launcher that outlives the exec, the program is a child of
+    /// one. [`Report::way`](crate::Report::way) says which way was taken.
+    pub fn way(&mut self, way: Way) -> &mut Self {
+        self.way = way;
+        self
+    }
+
+    fn launcher_arguments(&self) -> &'static [&'static str] {
+        match self.way {
+            Way::Child => &[],
+            Way::InPlace => &["--prefer-in-place"],
+        }
     }
 
     /// Has the launcher note the microseconds that its stages take.
@@ -356,18 +399,26 @@ impl Command {
     /// As [`spawn`](Self::spawn): what would be refused is refused here too.
     pub fn explain(&mut self) -> Result<String, Error> {
         let launcher = Launcher::choose(self.launcher.as_deref())?;
-        let plan = self.plan()?;
+        let plan = self.plan(&launcher)?;
         let _directory = self.directory.as_deref().map(open_directory).transpose()?;
         let (wires, _ours) = Wires::new(&plan)?;
-        ask(&launcher, "--explain", wires.placement(&plan), self.setup_limit)
+        let question = [&["--explain"], self.launcher_arguments()].concat();
+        ask(&launcher, &question, wires.placement(&plan), self.setup_limit)
     }
 
-    fn plan(&self) -> Result<Plan, Error> {
+    fn plan(&self, launcher: &Launcher) -> Result<Plan, Error> {
         let argv = [OsText::from(&self.program)].into_iter().chain(self.arguments.iter().cloned());
         let target =
             Target { argv: argv.collect(), envp: self.environment.clone(), ..Target::default() };
         let exec = Exec { program: (&self.program).into(), search: (&self.search).into() };
         let mut requests = self.requests.clone();
+        let landlock = self.landlock.clone().map(|mut policy| {
+            policy.abi = policy.abi.max(policy.least_abi());
+            if self.preferred.iter().any(|id| id == landlock::ID) {
+                policy.compat = landlock::Compat::Prefer;
+            }
+            policy
+        });
         if self.namespaces {
             requests.push(Request::of(&UserNamespace {})?);
             requests.push(Request::of(&NetworkNamespace {})?);
@@ -375,16 +426,18 @@ impl Command {
         Draft {
             target,
             exec,
-            landlock: self.landlock.as_ref(),
+            landlock: landlock.as_ref(),
             seccomp: self.seccomp.as_ref(),
             requests: &requests,
+            preferred: &self.preferred,
         }
-        .open()
+        .open(launcher)
     }
 
     fn start(&mut self, defaults: &[Stdio; 3]) -> Result<Child, Error> {
         let launcher = Launcher::choose(self.launcher.as_deref())?;
-        let plan = self.plan()?;
+        let mut plan = self.plan(&launcher)?;
+        let left_out = std::mem::take(&mut plan.left_out);
         let directory = self.directory.as_deref().map(open_directory).transpose()?;
         let (wires, control) = Wires::new(&plan)?;
         let mut with = wires.placement(&plan);
@@ -414,11 +467,13 @@ impl Command {
         with.trace = self.trace;
         with.die_with_parent = self.die_with_parent;
         with.directory = directory.as_ref().map(AsRawFd::as_raw_fd);
-        let arguments: Vec<_> = self.launcher_arguments.iter().map(String::as_str).collect();
+        let before = self.through.iter().map(String::as_str);
+        let arguments: Vec<_> = before.chain(self.launcher_arguments().iter().copied()).collect();
         let process = place(&launcher, &arguments, &with)?;
         // The launcher has its own copies: with ours open, no pipe would ever show its end.
         drop((wires, theirs, plan));
-        Child::started(process.pid(), Control::new(control), pipes, self.setup_limit)
+        let control = Control::new(control);
+        Child::started(process.pid(), control, pipes, left_out, self.setup_limit)
     }
 }
 

@@ -34,6 +34,11 @@ impl Control {
         &self.fd
     }
 
+    /// Whether the launcher has told all but an exec of its own, which closed the channel.
+    pub(crate) fn ended_by_exec(&self) -> bool {
+        self.ended && self.transcript.states().last() == Some(&LauncherState::ReadyToExec)
+    }
+
     /// Whether the launcher has closed it.
     pub(crate) fn ended(&self) -> bool {
         self.ended

@@ -20,9 +20,8 @@ pub enum Error {
     /// The policy asks for what can't be: a path that does not exist, a system call that is none.
     #[error(transparent)]
     Policy(#[from] OpenError),
-    /// No mechanism of this id is linked into this program, so its policy can't be read. A launcher
-    /// that has it takes it by [`Command::entry`](crate::Command::entry).
-    #[error("{id}: no such mechanism is linked into this program")]
+    /// No mechanism of this id is linked into this program or into the launcher.
+    #[error("{id}: neither this program nor the launcher has such a mechanism")]
     UnknownMechanism {
         /// The lowering id.
         id: String,

@@ -8,6 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use portcullis_core::Params;
+use portcullis_core::plan::{LoweringEntry, Standing};
 use portcullis_core::program::{FdArg, Op};
 use rustix::process::{Signal, kill_process};
 use serde::{Deserialize, Serialize};
@@ -84,6 +86,13 @@ impl Launcher {
             #[cfg(bundled)]
             (None, Self::Bundled) => Err(self.error(io::Error::from_raw_os_error(libc::EBADF))),
         }
+    }
+
+    /// Its mechanisms, as it describes them.
+    pub(crate) fn mechanisms(&self) -> Result<Vec<MechanismInfo>, Error> {
+        let limit = Duration::from_secs(30);
+        let answer = ask(self, &["--mechanisms"], Placement::default(), limit)?;
+        serde_json::from_str(&answer).map_err(|error| Error::Answer(error.to_string()))
     }
 
     pub(crate) fn error(&self, source: io::Error) -> Error {
@@ -216,6 +225,22 @@ impl MechanismInfo {
     pub fn is_supported(&self) -> bool {
         self.supported == "yes"
     }
+
+    /// An entry for this mechanism with parameters as the plan carries them.
+    pub(crate) fn entry(&self, params: Params) -> Result<LoweringEntry, Error> {
+        let digest = self.decl_digest.parse();
+        Ok(LoweringEntry {
+            id: self.id.clone(),
+            version: self.version,
+            phase_code: self.phase_code,
+            param_digest: params.digest(),
+            params,
+            decl_digest: Some(digest.map_err(|error: portcullis_core::ParseDigestError| {
+                Error::Answer(error.to_string())
+            })?),
+            standing: Standing::Scheduled,
+        })
+    }
 }
 
 /// Asks a launcher for its mechanisms: the one at `launcher`, or without a path the one that
@@ -231,16 +256,13 @@ impl MechanismInfo {
 ///
 /// [`Error::Launcher`] where it can't be run, [`Error::Answer`] where it does not answer.
 pub fn mechanisms(launcher: Option<&Path>) -> Result<Vec<MechanismInfo>, Error> {
-    let launcher = Launcher::choose(launcher)?;
-    let limit = Duration::from_secs(30);
-    let answer = ask(&launcher, "--mechanisms", Placement::default(), limit)?;
-    serde_json::from_str(&answer).map_err(|error| Error::Answer(error.to_string()))
+    Launcher::choose(launcher)?.mechanisms()
 }
 
 /// Runs a launcher for what it prints.
 pub(crate) fn ask(
     launcher: &Launcher,
-    question: &str,
+    question: &[&str],
     mut with: Placement,
     limit: Duration,
 ) -> Result<String, Error> {
@@ -250,7 +272,7 @@ pub(crate) fn ask(
     let fds: [(BorrowedFd<'_>, u32); 3] =
         [(null.as_fd(), 0), (out_end.as_fd(), 1), (err_end.as_fd(), 2)];
     with.fds.extend(fds.map(|(fd, target)| (fd.as_raw_fd(), target)));
-    let mut process = place(launcher, &[question], &with)?;
+    let mut process = place(launcher, question, &with)?;
     drop((out_end, err_end));
     let answered =
         wait_for(&out, Some(limit)).map_err(Error::system("waiting for the launcher"))?;
@@ -280,7 +302,7 @@ pub(crate) fn ask(
     match status {
         Some(3) => Err(refused(complaint)),
         Some(4) => Err(Error::Faulted { what: complaint.into(), report: Box::default() }),
-        _ => Err(Error::Answer(format!("{question} ended with {status:?}: {complaint}"))),
+        _ => Err(Error::Answer(format!("{question:?} ended with {status:?}: {complaint}"))),
     }
 }
 

@@ -66,4 +66,4 @@ pub use portcullis_core::mechanism::OpenError;
 pub use portcullis_core::plan::LoweringEntry;
 pub use portcullis_core::state::{LauncherState, PhaseGroup, PhaseResult, RefusalReason};
 pub use portcullis_mechanisms as mechanism;
-pub use report::{Remark, Report, Stopped};
+pub use report::{Remark, Report, Stopped, Way};

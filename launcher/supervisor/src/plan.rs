@@ -11,18 +11,26 @@ use portcullis_mechanisms::ambient_scrub::AmbientScrub;
 use portcullis_mechanisms::exec::Exec;
 use portcullis_mechanisms::{landlock::Landlock, seccomp::Seccomp};
 
-use crate::Error;
+use crate::launcher::{Launcher, MechanismInfo};
+use crate::{Error, Remark};
 
 /// One thing that a command asks a launcher for.
 #[derive(Debug, Clone)]
 pub(crate) enum Request {
-    /// What a policy says of a mechanism that is linked in here.
+    /// What a policy says of a mechanism, or, of one that is not linked in here, a plan.
     Policy(String, Params),
     /// An entry as the plan carries it.
     Entry(LoweringEntry),
 }
 
 impl Request {
+    fn id(&self) -> &str {
+        match self {
+            Self::Policy(id, _) => id,
+            Self::Entry(entry) => &entry.id,
+        }
+    }
+
     /// The request of a policy that is a type.
     pub(crate) fn of<P: Policy>(policy: &P) -> Result<Self, Error> {
         let params = Params::of(policy).map_err(portcullis_core::mechanism::OpenError::from)?;
@@ -37,6 +45,8 @@ pub(crate) struct Draft<'c> {
     pub(crate) landlock: Option<&'c Landlock>,
     pub(crate) seccomp: Option<&'c Seccomp>,
     pub(crate) requests: &'c [Request],
+    /// Ids of what is left out where the launcher can't do it here.
+    pub(crate) preferred: &'c [String],
 }
 
 /// A plan and the fds that go with it.
@@ -46,12 +56,39 @@ pub(crate) struct Plan {
     pub(crate) frame: Vec<u8>,
     /// The fds, each with its slot.
     pub(crate) slots: Vec<(DescriptorSlot, OwnedFd)>,
+    /// What was preferred and is left out, and why.
+    pub(crate) left_out: Vec<Remark>,
+}
+
+/// The launcher's mechanisms, asked for when they are first needed.
+struct Known<'l> {
+    launcher: &'l Launcher,
+    mechanisms: Option<Vec<MechanismInfo>>,
+}
+
+impl Known<'_> {
+    fn find(&mut self, id: &str) -> Result<Option<&MechanismInfo>, Error> {
+        if self.mechanisms.is_none() {
+            self.mechanisms = Some(self.launcher.mechanisms()?);
+        }
+        Ok(self.mechanisms.iter().flatten().find(|it| it.id == id))
+    }
+
+    /// Why the launcher can't do it here, if it can't.
+    fn lacks(&mut self, id: &str) -> Result<Option<String>, Error> {
+        Ok(match self.find(id)? {
+            None => Some("no such mechanism is linked into the launcher".into()),
+            Some(known) if known.is_supported() => None,
+            Some(known) => Some(known.why.clone().unwrap_or_else(|| "not supported here".into())),
+        })
+    }
 }
 
 impl Draft<'_> {
     /// Opens what the plan needs, and encodes it.
-    pub(crate) fn open(self) -> Result<Plan, Error> {
+    pub(crate) fn open(self, launcher: &Launcher) -> Result<Plan, Error> {
         let registry = Registry::collect()?;
+        let mut known = Known { launcher, mechanisms: None };
         // The exec first: that there is no such program is what a user wants to hear first.
         let mut requests = vec![Request::of(&self.exec)?, Request::of(&AmbientScrub {})?];
         if let Some(landlock) = self.landlock {
@@ -62,8 +99,17 @@ impl Draft<'_> {
         }
         requests.extend_from_slice(self.requests);
         let mut opening = Opening::new(self.target);
-        let entries = requests.into_iter().map(|request| entry(request, &registry, &mut opening));
-        let lowering = entries.collect::<Result<Vec<_>, Error>>()?;
+        let (mut lowering, mut left_out) = (Vec::with_capacity(requests.len()), Vec::new());
+        for request in requests {
+            let id = request.id();
+            if self.preferred.iter().any(|preferred| preferred == id) {
+                if let Some(what) = known.lacks(id)? {
+                    left_out.push(Remark { id: id.to_owned(), what });
+                    continue;
+                }
+            }
+            lowering.push(entry(request, &registry, &mut known, &mut opening)?);
+        }
         let (target, slots) = opening.finish();
         let h_l = lowering_digest(&lowering);
         let frame = LaunchPlan::encode(&LaunchBody {
@@ -77,23 +123,25 @@ impl Draft<'_> {
             descriptor_table: slots.iter().map(|(slot, _)| *slot).collect(),
             target,
         })?;
-        Ok(Plan { frame, slots })
+        Ok(Plan { frame, slots, left_out })
     }
 }
 
 fn entry(
     request: Request,
     registry: &Registry,
+    known: &mut Known<'_>,
     opening: &mut Opening,
 ) -> Result<LoweringEntry, Error> {
     match request {
         Request::Entry(entry) => Ok(entry),
-        Request::Policy(id, params) => {
-            let Some(mechanism) = registry.find(&id) else {
-                return Err(Error::UnknownMechanism { id });
-            };
-            Ok(mechanism.declaration().entry(mechanism.open(&params, opening)?))
-        }
+        Request::Policy(id, params) => match registry.find(&id) {
+            Some(mechanism) => Ok(mechanism.declaration().entry(mechanism.open(&params, opening)?)),
+            None => match known.find(&id)? {
+                Some(known) => known.entry(params),
+                None => Err(Error::UnknownMechanism { id }),
+            },
+        },
     }
 }
 

@@ -20,9 +20,23 @@ pub struct Report {
     pub missing: Vec<Remark>,
     /// Why the workload never ran, if it did not.
     pub stopped: Option<Stopped>,
+    /// Which process became the workload; `None` where the launch stopped before there was one.
+    pub way: Option<Way>,
+    /// Whether the workload was exec'd.
+    pub executed: bool,
     /// How the workload ended, once it has.
     #[serde(serialize_with = "status")]
     pub status: Option<ExitStatus>,
+}
+
+/// Which process becomes the workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Way {
+    /// A child of the launcher, which waits for its end.
+    Child,
+    /// The launcher itself: the workload is this process's own child.
+    InPlace,
 }
 
 /// A word of a mechanism's own.
@@ -76,14 +90,19 @@ impl Report {
             _ => None,
         };
         let status = transcript.notes().iter().find_map(|note| end(note));
+        let mechanism = |way| move |note: &String| leading(note, "mechanism") == Some(way);
+        let way = [("clone3", Way::Child), ("in_place", Way::InPlace)]
+            .into_iter()
+            .find_map(|(name, way)| transcript.notes().iter().any(mechanism(name)).then_some(way));
+        let executed = transcript.terminal() == Some(LauncherState::ExecSucceeded);
         let [residual, missing] = ["residual", "missing"].map(|name| remarks(&transcript, name));
-        Self { transcript, phases, residual, missing, stopped, status }
+        Self { transcript, phases, residual, missing, stopped, way, executed, status }
     }
 
     /// The lowering ids of the mechanisms that were applied: every call of each was made by the
     /// workload's own process and returned what it should.
     pub fn applied(&self) -> impl Iterator<Item = &str> {
-        let ran = self.exec_succeeded();
+        let ran = self.executed;
         self.transcript
             .notes()
             .iter()
@@ -92,13 +111,8 @@ impl Report {
 
     /// The workload's pid.
     pub fn pid(&self) -> Option<u32> {
-        let mut notes = self.transcript.notes().iter();
-        notes.find_map(|note| note.strip_prefix("mechanism=clone3 child_pid="))?.parse().ok()
-    }
-
-    /// Whether the workload was exec'd.
-    pub fn exec_succeeded(&self) -> bool {
-        self.transcript.terminal() == Some(LauncherState::ExecSucceeded)
+        let created = self.transcript.notes().iter().find(|note| note.starts_with("mechanism="))?;
+        word(created, "child_pid")?.parse().ok()
     }
 }
 
@@ -178,7 +192,7 @@ mod tests {
         let reason = RefusalReason::MissingPrimitive;
         let expected = Stopped::Refused { reason, detail: "x: no such thing".into() };
         assert_eq!(report.stopped, Some(expected));
-        assert!(!report.exec_succeeded());
+        assert!(!report.executed);
     }
 
     #[test]

@@ -34,7 +34,7 @@ use std::time::Duration;
 use portcullis_core::mechanism::Support;
 use portcullis_core::registry::Registry;
 pub use portcullis_core::testkit::{
-    Answer, Check, End, Experiment, Finding, Findings, Laboratory, Outcome, Skipped, check,
+    Answer, Check, End, Experiment, Finding, Findings, Laboratory, Outcome, Skipped, Way, check,
 };
 use portcullis_mechanisms::{ambient_scrub, exec};
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
@@ -193,8 +193,11 @@ impl Bench {
         command
             .args(["-c", experiment.script])
             .env("PATH", Command::SEARCH_PATH)
-            .launcher(&self.own)
-            .launcher_arguments(vec![BECOME.into(), answer, launcher])
+            .through(&self.own, vec![BECOME.into(), answer, launcher])
+            .way(match experiment.way {
+                Way::Child => crate::Way::Child,
+                Way::InPlace => crate::Way::InPlace,
+            })
             .setup_limit(LIMIT);
         for (id, params) in experiment.entries {
             if !self.always().contains(id) {

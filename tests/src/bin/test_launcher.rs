@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use portcullis_core::mechanism::{
-    ChildPid, Declaration, Demonstration, Fault, Host, Mechanism, OpenError, Opening, Phase,
+    Attendee, Declaration, Demonstration, Fault, Host, Mechanism, OpenError, Opening, Phase,
     Repeat, Stop, Support,
 };
 use portcullis_core::{Lowering, Params};
@@ -45,7 +45,7 @@ macro_rules! mechanism {
             fn lower(&self, _: &Params, launch: &mut Lowering<'_>) -> Result<(), Stop> {
                 $lower(launch)
             }
-            fn attend(&self, _: &Params, child: ChildPid) -> Result<(), Fault> {
+            fn attend(&self, _: &Params, child: Attendee) -> Result<(), Fault> {
                 $attend(child)
             }
             fn probe(&self, _: &dyn Host) -> Support {
@@ -73,6 +73,17 @@ mechanism!(
         Ok(())
     },
     |_| Err(Fault { what: "attending failed".into(), note: Some("attend=failed fail_closed") })
+);
+
+mechanism!(
+    AtEnd,
+    "test.end.mark.v1",
+    |launch: &mut Lowering<'_>| {
+        let file = std::env::var_os("TEST_LAUNCHER_END").unwrap_or_default();
+        launch.at_end(move || std::fs::write(&file, "ended").map_err(|error| error.to_string()));
+        Ok(())
+    },
+    |_| Ok(())
 );
 
 fn main() -> std::process::ExitCode {

@@ -1,0 +1,46 @@
+//! Signals that are sent to portcullis reach the program.
+
+use std::io;
+use std::thread;
+
+use rustix::process::{Pid, Signal, kill_process};
+use signal_hook::consts::{
+    SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2, SIGWINCH,
+};
+use signal_hook::iterator::SignalsInfo;
+use signal_hook::iterator::exfiltrator::WithOrigin;
+use signal_hook::low_level::emulate_default_handler;
+use signal_hook::low_level::siginfo::{Cause, Origin};
+
+/// What reaches the program when it is sent to portcullis.
+const FORWARDED: &[i32] =
+    &[SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT, SIGUSR1, SIGUSR2, SIGWINCH];
+
+/// Has this process handle them, and SIGCHLD, for a parent's ignoring it to end: children of who ignores
+/// it can't be waited for.
+pub(crate) fn take() -> io::Result<SignalsInfo<WithOrigin>> {
+    SignalsInfo::new(FORWARDED.iter().chain(&[SIGCHLD]))
+}
+
+/// Hands on to the launcher, and so to the program, each signal that another process sends to this
+/// one. What the terminal sends it sends to the program itself, and a second one would be one too many.
+pub(crate) fn forward(mut signals: SignalsInfo<WithOrigin>, launcher: u32) {
+    thread::spawn(move || {
+        for Origin { signal, cause, .. } in signals.forever() {
+            if signal == SIGCHLD {
+                continue;
+            }
+            let pid = i32::try_from(launcher).ok().and_then(Pid::from_raw);
+            if let (Cause::Sent(_), Some(pid), Some(signal)) =
+                (cause, pid, Signal::from_named_raw(signal))
+            {
+                // One that has ended needs no signal any more.
+                let _ = kill_process(pid, signal);
+            }
+            if signal == SIGTSTP {
+                // The shell that waits for this process is to see that it stopped.
+                let _ = emulate_default_handler(SIGTSTP);
+            }
+        }
+    });
+}

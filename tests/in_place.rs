@@ -1,0 +1,164 @@
+//! Launches in place: the launcher itself becomes the workload, or refuses, or makes a child where that
+//! is what was asked for.
+
+use std::fs;
+use std::process::ExitCode;
+
+use portcullis_core::Params;
+use portcullis_core::descriptor::DescriptorRole;
+use portcullis_core::plan::{LoweringEntry, Standing};
+use portcullis_core::state::LauncherState;
+use portcullis_mechanisms as _;
+use portcullis_tests::{Host, Need, Outcome, VERSION_1_FRAMES, run, tests};
+use serde_json::json;
+use tempfile::TempDir;
+
+fn launch(argument: &str, make: impl FnOnce(&mut Host)) -> Outcome {
+    let mut host = Host::default();
+    host.arguments =
+        Some(argument).filter(|it| !it.is_empty()).map(Into::into).into_iter().collect();
+    make(&mut host);
+    host.run()
+}
+
+/// A script that leaves the host's mark and does one thing more.
+fn script(host: &mut Host, more: &str) {
+    let mark = host.folder().join("ran");
+    host.body.target.argv[2] = format!(": > {}; {more}", mark.display()).into();
+}
+
+fn everything(host: &mut Host) {
+    for (slot, root) in [(20, "/usr"), (21, "/bin"), (22, "/lib"), (23, "/lib64"), (24, "/proc")] {
+        host.slot(slot, DescriptorRole::ReadRoot, root);
+    }
+    let folder = host.folder().to_owned();
+    host.slot(16, DescriptorRole::WriteRoot, folder);
+    let read = |slot: u32| json!({"slot": slot, "access": ["read", "exec"]});
+    let write = json!({"slot": 16, "access": ["read", "write"]});
+    let rules = json!([read(20), read(21), read(22), read(23), read(24), write]);
+    host.schedule("linux.landlock.apply.v1", &json!({"abi": 3, "rules": rules}));
+    host.schedule("linux.seccomp.apply.v1", &json!({"deny": ["ptrace"]}));
+    host.schedule("linux.userns.enter.v1", &());
+    host.schedule("linux.netns.enter.v1", &());
+}
+
+fn the_transcript_ends_ready_to_exec_and_the_status_is_the_workloads() {
+    let outcome = launch("--in-place", |host| script(host, "exit 7"));
+    assert_eq!((outcome.status, outcome.ran), (Some(7), true), "{outcome:?}");
+    let transcript = outcome.transcript();
+    assert_eq!(transcript.states().last(), Some(&LauncherState::ReadyToExec));
+    assert!(outcome.text.ends_with("ReadyToExec\n"), "{}", outcome.text);
+    assert_eq!(transcript.value("mechanism"), Some("in_place"));
+}
+
+fn the_workload_has_the_launchers_pid_and_is_confined_as_a_child_is() {
+    let status = |argument: &'static str| {
+        let outcome = launch(argument, |host| {
+            everything(host);
+            script(host, "echo $PPID $$ $(cat /proc/$$/status /proc/$$/uid_map)");
+        });
+        assert!(outcome.ran, "{outcome:?}");
+        outcome
+    };
+    let words = |outcome: &Outcome| -> Vec<String> {
+        outcome.stdout.split_whitespace().map(str::to_owned).collect()
+    };
+    let after = |words: &[String], name: &str| {
+        let at = words.iter().position(|word| word == name).unwrap();
+        words[at + 1].clone()
+    };
+    let (here, child) = (status("--in-place"), status("--prefer-in-place"));
+    for outcome in [&here, &child] {
+        let words = words(outcome);
+        assert_eq!(outcome.transcript().value("child_pid"), Some(words[1].as_str()));
+        // Its parent is this process, and no launcher.
+        assert_eq!(words[0], std::process::id().to_string());
+        assert_eq!(after(&words, "Seccomp:"), "2");
+        assert_eq!(after(&words, "NoNewPrivs:"), "1");
+        assert_eq!(after(&words, "SigBlk:"), "0000000000000000");
+        assert_eq!(words[words.len() - 3], "0", "the map's id inside");
+        assert_eq!(words[words.len() - 1], "1", "the map's length");
+    }
+    let apart = status("");
+    assert_eq!(apart.transcript().value("mechanism"), Some("clone3"));
+    for name in ["Seccomp:", "NoNewPrivs:", "Seccomp_filters:", "CapEff:", "SigIgn:", "SigBlk:"] {
+        assert_eq!(after(&words(&here), name), after(&words(&apart), name), "{name}");
+    }
+}
+
+/// An entry of the test launcher's own.
+fn foreign(id: &str) -> LoweringEntry {
+    let launcher = env!("CARGO_BIN_EXE_test-launcher");
+    let known = portcullis::mechanisms(Some(launcher.as_ref())).unwrap();
+    let found = known.into_iter().find(|it| it.id == id).unwrap();
+    LoweringEntry {
+        id: found.id,
+        version: found.version,
+        phase_code: found.phase_code,
+        params: Params::default(),
+        param_digest: Params::default().digest(),
+        decl_digest: Some(found.decl_digest.parse().unwrap()),
+        standing: Standing::Scheduled,
+    }
+}
+
+fn what_needs_a_launcher_afterwards_is_refused_by_name_or_made_as_a_child() {
+    let folder = TempDir::new().unwrap();
+    let ended = folder.path().join("ended");
+    let with = |argument: &str| {
+        launch(argument, |host| {
+            host.launcher = env!("CARGO_BIN_EXE_test-launcher").into();
+            host.body.lowering.push(foreign("test.end.mark.v1"));
+            host.variables.insert("TEST_LAUNCHER_END", Some(ended.to_str().unwrap().into()));
+        })
+    };
+    let refused = with("--in-place");
+    refused.refused("MissingPrimitive", "test.end.mark.v1");
+    // What was to be done at the end is done when there was no launch, too.
+    assert!(ended.exists());
+    fs::remove_file(&ended).unwrap();
+    let made = with("--prefer-in-place");
+    made.succeeded();
+    assert_eq!(made.transcript().value("mechanism"), Some("clone3"));
+    assert_eq!(made.transcript().value("teardown"), Some("test.end.mark.v1"));
+    assert!(ended.exists());
+}
+
+fn version_1_is_never_in_place() {
+    let with = |argument: &str| {
+        let mut host = Host::version_1(VERSION_1_FRAMES[0], "/bin/true");
+        host.arguments = vec![argument.into()];
+        host.run()
+    };
+    with("--in-place").refused("MissingPrimitive", "version 1");
+    let made = with("--prefer-in-place").transcript();
+    assert_eq!(made.terminal(), Some(LauncherState::ExecSucceeded));
+}
+
+fn a_step_that_fails_is_a_fault_by_name_before_and_at_the_exec() {
+    let outcome = launch("--in-place", |host| {
+        host.schedule("linux.seccomp.apply.v1", &json!({"deny": ["close_range"]}));
+        let file = host.folder().join("no-program");
+        fs::write(&file, "neither ELF nor script").unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(&file, mode).unwrap();
+        host.body.descriptor_table.clear();
+        host.slot(Host::EXE, DescriptorRole::TargetExe, &file);
+    });
+    outcome.faulted("linux.exec.v1");
+    let transcript = outcome.transcript();
+    assert_eq!(transcript.value("child errno").or(Some("8")), Some("8"));
+    assert!(transcript.states().contains(&LauncherState::ReadyToExec), "all but the exec was done");
+}
+
+fn main() -> ExitCode {
+    const LANDLOCK: Need = Need::Mechanism("linux.landlock.apply.v1");
+    const NETNS: Need = Need::Mechanism("linux.netns.enter.v1");
+    run(tests![
+        the_transcript_ends_ready_to_exec_and_the_status_is_the_workloads: [],
+        the_workload_has_the_launchers_pid_and_is_confined_as_a_child_is: [LANDLOCK, NETNS],
+        what_needs_a_launcher_afterwards_is_refused_by_name_or_made_as_a_child: [],
+        version_1_is_never_in_place: [],
+        a_step_that_fails_is_a_fault_by_name_before_and_at_the_exec: [],
+    ])
+}
