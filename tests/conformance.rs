@@ -22,6 +22,12 @@ fn every_mechanism_conforms() {
     }
 }
 
+/// In a build of which the standard library checks what it is given: that an fd is dropped once, say.
+fn every_mechanism_conforms_in_a_launcher_that_checks_itself() {
+    let bench = Bench::new(env!("CARGO_BIN_EXE_test-launcher")).unwrap();
+    check(&Registry::collect().unwrap(), &bench).assert_none();
+}
+
 /// By a copy of this test that nobody runs, in a folder that everybody may look into.
 fn every_mechanism_conforms_without_privileges() {
     const NOBODY: u32 = 65534;
@@ -81,6 +87,7 @@ fn main() -> ExitCode {
     obey();
     run(tests![
         every_mechanism_conforms: [],
+        every_mechanism_conforms_in_a_launcher_that_checks_itself: [],
         every_mechanism_conforms_without_privileges: [Need::Root],
         the_kernel_answers_the_call_with_those_arguments_and_no_other: [],
         a_launcher_that_lacks_the_mechanisms_is_found_out: [],
