@@ -319,8 +319,35 @@ fn what_nobody_can_pass_to_a_program_is_refused_before_anything_runs() {
     assert!(matches!(&error, Error::Plan(_)), "{error:?}");
 }
 
+/// One plan and one set of fds serve launches at the same time, and what happens to the paths meanwhile
+/// is of no consequence.
+fn a_template_is_launched_by_many_threads_at_once() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, "42").unwrap();
+    let mut command = Command::new("/bin/cat");
+    for root in ["/usr", "/bin", "/lib", "/lib64"].iter().filter(|root| Path::new(root).exists()) {
+        command.read(root).exec(root);
+    }
+    let template = command.read(folder.path()).current_dir(folder.path()).arg("file").template();
+    let template = template.unwrap();
+    let moved = folder.path().with_extension("moved");
+    fs::rename(folder.path(), &moved).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..25 {
+                    assert_eq!(template.output().unwrap().stdout, b"42");
+                }
+            });
+        }
+    });
+    fs::rename(&moved, folder.path()).unwrap();
+}
+
 fn main() -> ExitCode {
     run(tests![
+        a_template_is_launched_by_many_threads_at_once: [Need::Mechanism("linux.landlock.apply.v1")],
         a_launcher_that_cannot_be_run_is_told_by_its_path: [],
         a_launcher_that_is_none_is_an_error_by_name: [],
         a_launcher_that_is_killed_at_any_state_is_told_by_the_last_one: [],

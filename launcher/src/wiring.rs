@@ -8,7 +8,7 @@ use portcullis_core::frame::{HEADER_LEN, MAX_BODY_LEN};
 use portcullis_core::mechanism::{Fault, Stop};
 use portcullis_core::state::RefusalReason;
 use rustix::fs::{SealFlags, fcntl_get_seals};
-use rustix::io::{Errno, FdFlags, fcntl_setfd, read, retry_on_intr};
+use rustix::io::{Errno, FdFlags, fcntl_setfd, pread, read, retry_on_intr};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::process::insist;
@@ -127,7 +127,14 @@ pub(crate) fn read_plan(plan: BorrowedFd<'_>, seals: Option<SealFlags>) -> Resul
         if bytes.len() == bytes.capacity() {
             bytes.reserve(bytes.len());
         }
-        match retry_on_intr(|| read(plan, rustix::buffer::spare_capacity(&mut bytes))) {
+        // Several launches may read one memfd at once, and its offset is all of theirs. What has no place
+        // to read from (a pipe) is one launch's alone.
+        let result = retry_on_intr(|| {
+            let done = bytes.len() as u64;
+            let piece = rustix::buffer::spare_capacity(&mut bytes);
+            if seals.is_some() { pread(plan, piece, done) } else { read(plan, piece) }
+        });
+        match result {
             Ok(0) => return Ok(bytes),
             Ok(_) if bytes.len() > MOST => {
                 let detail = format!("the plan is longer than {MOST} bytes, the most it may have");

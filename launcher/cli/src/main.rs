@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod doctor;
 mod mechanisms;
 mod policy;
 mod report;
@@ -28,6 +29,7 @@ struct Arguments {
 enum Subcommands {
     Run(Box<run::Run>),
     Mechanisms(mechanisms::Mechanisms),
+    Doctor(doctor::Doctor),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
     match arguments.command {
         Subcommands::Run(run) => run.run(),
         Subcommands::Mechanisms(mechanisms) => mechanisms.run(),
+        Subcommands::Doctor(doctor) => doctor.run(),
     }
 }
 

@@ -1,8 +1,7 @@
 //! What to run, with what, and what it may do.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -15,50 +14,15 @@ use portcullis_mechanisms::landlock::{self, Landlock};
 use portcullis_mechanisms::netns::NetworkNamespace;
 use portcullis_mechanisms::seccomp::Seccomp;
 use portcullis_mechanisms::userns::UserNamespace;
-use rustix::fs::{MemfdFlags, Mode, OFlags, open};
+use rustix::fs::{Mode, OFlags, open};
 
-use crate::child::{Child, Output, Pipes};
-use crate::control::Control;
+use crate::child::{Child, Output};
 use crate::error::Error;
-use crate::launcher::{Launcher, ask};
+use crate::launcher::Launcher;
 use crate::plan::{Draft, Plan, Request};
 use crate::report::Way;
-use crate::spawn::{Placement, pipe, place, sealed};
-
-/// Where the program's standard input comes from, or its output goes.
-#[derive(Debug)]
-pub struct Stdio(Source);
-
-#[derive(Debug)]
-enum Source {
-    Inherit,
-    Null,
-    Piped,
-    Fd(OwnedFd),
-}
-
-impl Stdio {
-    /// This process's own.
-    pub fn inherit() -> Self {
-        Self(Source::Inherit)
-    }
-
-    /// `/dev/null`.
-    pub fn null() -> Self {
-        Self(Source::Null)
-    }
-
-    /// A pipe, whose other end is the [`Child`]'s.
-    pub fn piped() -> Self {
-        Self(Source::Piped)
-    }
-}
-
-impl<T: Into<OwnedFd>> From<T> for Stdio {
-    fn from(file: T) -> Self {
-        Self(Source::Fd(file.into()))
-    }
-}
+use crate::stdio::Stdio;
+use crate::template::Template;
 
 /// A program to run confined, shaped like [`std::process::Command`].
 ///
@@ -363,8 +327,7 @@ impl Command {
     /// Any [`Error`]; the program does not run, or no longer. [`Error::Refused`], [`Error::Exec`] and
     /// [`Error::Faulted`] carry the report.
     pub fn spawn(&mut self) -> Result<Child, Error> {
-        let inherit = || Stdio::inherit();
-        self.start(&[inherit(), inherit(), inherit()])
+        self.template()?.start(&self.stdio, &Stdio::INHERITED)
     }
 
     /// Runs the program to its end.
@@ -382,7 +345,7 @@ impl Command {
     ///
     /// As [`spawn`](Self::spawn).
     pub fn output(&mut self) -> Result<Output, Error> {
-        self.start(&[Stdio::null(), Stdio::piped(), Stdio::piped()])?.wait_with_output()
+        self.template()?.start(&self.stdio, &Stdio::COLLECTED)?.wait_with_output()
     }
 
     /// Says in words what the launcher would do: the plan, the schedule, and every system call between
@@ -398,15 +361,10 @@ impl Command {
     ///
     /// As [`spawn`](Self::spawn): what would be refused is refused here too.
     pub fn explain(&mut self) -> Result<String, Error> {
-        let launcher = Launcher::choose(self.launcher.as_deref())?;
-        let plan = self.plan(&launcher)?;
-        let _directory = self.directory.as_deref().map(open_directory).transpose()?;
-        let (wires, _ours) = Wires::new(&plan)?;
-        let question = [&["--explain"], self.launcher_arguments()].concat();
-        ask(&launcher, &question, wires.placement(&plan), self.setup_limit)
+        self.template()?.explain()
     }
 
-    fn plan(&self, launcher: &Launcher) -> Result<Plan, Error> {
+    fn plan(&self, launcher: &Launcher) -> Result<Plan<Vec<u8>>, Error> {
         let argv = [OsText::from(&self.program)].into_iter().chain(self.arguments.iter().cloned());
         let target =
             Target { argv: argv.collect(), envp: self.environment.clone(), ..Target::default() };
@@ -434,46 +392,25 @@ impl Command {
         .open(launcher)
     }
 
-    fn start(&mut self, defaults: &[Stdio; 3]) -> Result<Child, Error> {
+    /// Opens all that the program needs, once for any number of launches.
+    ///
+    /// # Errors
+    ///
+    /// As [`spawn`](Self::spawn), but for what only a launch can show.
+    pub fn template(&self) -> Result<Template, Error> {
         let launcher = Launcher::choose(self.launcher.as_deref())?;
-        let mut plan = self.plan(&launcher)?;
-        let left_out = std::mem::take(&mut plan.left_out);
+        let plan = self.plan(&launcher)?;
         let directory = self.directory.as_deref().map(open_directory).transpose()?;
-        let (wires, control) = Wires::new(&plan)?;
-        let mut with = wires.placement(&plan);
-        let mut pipes = Pipes::default();
-        let mut theirs: Vec<OwnedFd> = Vec::new();
-        for (target, (set, default)) in (0..3).zip(self.stdio.iter().zip(defaults)) {
-            let source = &set.as_ref().unwrap_or(default).0;
-            let fd: RawFd = match source {
-                Source::Inherit => continue,
-                Source::Fd(fd) => fd.as_raw_fd(),
-                Source::Null => {
-                    let null = File::options().read(true).write(true).open("/dev/null");
-                    let null = null.map_err(Error::system("opening /dev/null"))?.into();
-                    theirs.push(null);
-                    theirs[theirs.len() - 1].as_raw_fd()
-                }
-                Source::Piped => {
-                    let (read, write) = pipe()?;
-                    let (ours, end) = if target == 0 { (write, read) } else { (read, write) };
-                    pipes.set(target, ours);
-                    theirs.push(end);
-                    theirs[theirs.len() - 1].as_raw_fd()
-                }
-            };
-            with.fds.push((fd, target));
-        }
-        with.trace = self.trace;
-        with.die_with_parent = self.die_with_parent;
-        with.directory = directory.as_ref().map(AsRawFd::as_raw_fd);
-        let before = self.through.iter().map(String::as_str);
-        let arguments: Vec<_> = before.chain(self.launcher_arguments().iter().copied()).collect();
-        let process = place(&launcher, &arguments, &with)?;
-        // The launcher has its own copies: with ours open, no pipe would ever show its end.
-        drop((wires, theirs, plan));
-        let control = Control::new(control);
-        Child::started(process.pid(), control, pipes, left_out, self.setup_limit)
+        Ok(Template {
+            launcher,
+            through: self.through.clone(),
+            arguments: self.launcher_arguments(),
+            plan: plan.seal()?,
+            directory,
+            setup_limit: self.setup_limit,
+            trace: self.trace,
+            die_with_parent: self.die_with_parent,
+        })
     }
 }
 
@@ -481,42 +418,4 @@ fn open_directory(path: &Path) -> Result<OwnedFd, Error> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     open(path, flags, Mode::empty())
         .map_err(|errno| OpenError::path("working directory", path)(errno.into()).into())
-}
-
-/// The launcher's ends of the channels.
-struct Wires {
-    control: OwnedFd,
-    plan: OwnedFd,
-    error: OwnedFd,
-    error_read: OwnedFd,
-}
-
-impl Wires {
-    /// The channels of a launch, and our end of the control channel.
-    fn new(plan: &Plan) -> Result<(Self, OwnedFd), Error> {
-        let (ours, control) = pipe()?;
-        let (error_read, error) = pipe()?;
-        let plan = sealed("plan", MemfdFlags::NOEXEC_SEAL, &plan.frame)
-            .map_err(Error::system("sealing the plan in a memfd"))?;
-        Ok((Self { control, plan, error, error_read }, ours))
-    }
-
-    /// Every fd of the plan in its slot, and the channels above them.
-    fn placement(&self, plan: &Plan) -> Placement {
-        let slots = plan.slots.iter();
-        let mut fds: Vec<_> = slots.map(|(slot, fd)| (fd.as_raw_fd(), slot.slot_index)).collect();
-        let first = fds.iter().map(|(_, slot)| slot + 1).max().unwrap_or(3);
-        let channels = [
-            ("BVISOR_CONTROL_FD", &self.control),
-            ("BVISOR_LAUNCH_PLAN_FD", &self.plan),
-            ("BVISOR_ERROR_FD", &self.error),
-            ("BVISOR_ERROR_READ_FD", &self.error_read),
-        ];
-        let mut wiring = Vec::with_capacity(4);
-        for (number, (name, fd)) in (first..).zip(channels) {
-            wiring.push((name, number));
-            fds.push((fd.as_fd().as_raw_fd(), number));
-        }
-        Placement { fds, wiring, ..Placement::default() }
-    }
 }

@@ -52,11 +52,13 @@ mod page;
 mod plan;
 mod report;
 mod spawn;
+mod stdio;
+mod template;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 
 pub use child::{Child, Output};
-pub use command::{Command, Stdio};
+pub use command::Command;
 pub use error::Error;
 pub use launcher::{
     ConflictInfo, DemonstrationInfo, MechanismInfo, RequirementInfo, bundled_launcher, mechanisms,
@@ -67,3 +69,5 @@ pub use portcullis_core::plan::LoweringEntry;
 pub use portcullis_core::state::{LauncherState, PhaseGroup, PhaseResult, RefusalReason};
 pub use portcullis_mechanisms as mechanism;
 pub use report::{Remark, Report, Stopped, Way};
+pub use stdio::Stdio;
+pub use template::Template;

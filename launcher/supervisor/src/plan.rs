@@ -10,8 +10,10 @@ use portcullis_core::{Digest, Params};
 use portcullis_mechanisms::ambient_scrub::AmbientScrub;
 use portcullis_mechanisms::exec::Exec;
 use portcullis_mechanisms::{landlock::Landlock, seccomp::Seccomp};
+use rustix::fs::MemfdFlags;
 
 use crate::launcher::{Launcher, MechanismInfo};
+use crate::spawn::sealed;
 use crate::{Error, Remark};
 
 /// One thing that a command asks a launcher for.
@@ -51,9 +53,9 @@ pub(crate) struct Draft<'c> {
 
 /// A plan and the fds that go with it.
 #[derive(Debug)]
-pub(crate) struct Plan {
-    /// The frame.
-    pub(crate) frame: Vec<u8>,
+pub(crate) struct Plan<Frame = OwnedFd> {
+    /// The frame, sealed in a memfd.
+    pub(crate) frame: Frame,
     /// The fds, each with its slot.
     pub(crate) slots: Vec<(DescriptorSlot, OwnedFd)>,
     /// What was preferred and is left out, and why.
@@ -84,9 +86,18 @@ impl Known<'_> {
     }
 }
 
+impl Plan<Vec<u8>> {
+    /// Seals the frame.
+    pub(crate) fn seal(self) -> Result<Plan, Error> {
+        let frame = sealed("plan", MemfdFlags::NOEXEC_SEAL, &self.frame)
+            .map_err(Error::system("sealing the plan in a memfd"))?;
+        Ok(Plan { frame, slots: self.slots, left_out: self.left_out })
+    }
+}
+
 impl Draft<'_> {
     /// Opens what the plan needs, and encodes it.
-    pub(crate) fn open(self, launcher: &Launcher) -> Result<Plan, Error> {
+    pub(crate) fn open(self, launcher: &Launcher) -> Result<Plan<Vec<u8>>, Error> {
         let registry = Registry::collect()?;
         let mut known = Known { launcher, mechanisms: None };
         // The exec first: that there is no such program is what a user wants to hear first.
