@@ -408,7 +408,7 @@ fn an_explanation_launches_nothing() {
 fn mechanisms_are_listed_with_what_this_kernel_supports() {
     let json = output(&["mechanisms", "--json"]);
     let listed: Vec<Value> = serde_json::from_slice(&json.stdout).unwrap();
-    assert_eq!(listed.len(), 7);
+    assert_eq!(listed.len(), 12);
     assert!(listed.iter().all(|it| it["supported"].is_string() && it["summary"].is_string()));
     let words = text(&output(&["mechanisms"]).stdout);
     for it in &listed {

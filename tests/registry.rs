@@ -23,10 +23,15 @@ fn the_registered_ids_are_these() {
         [
             "linux.ambient.scrub.v1",
             "linux.cgroup.enter.v1",
+            "linux.cwd.set.v1",
             "linux.exec.v1",
             "linux.landlock.apply.v1",
             "linux.netns.enter.v1",
+            "linux.no_new_privs.set.v1",
+            "linux.process.attributes.v1",
+            "linux.rlimits.set.v1",
             "linux.seccomp.apply.v1",
+            "linux.stdio.set.v1",
             "linux.userns.enter.v1",
         ]
     );

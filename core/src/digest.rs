@@ -1,6 +1,7 @@
 //! A BLAKE3 digest, or an opaque identifier of the same shape.
 
 use std::fmt;
+use std::io::{self, Read};
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -25,6 +26,26 @@ impl Digest {
     /// The BLAKE3 digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         Self(*blake3::hash(bytes).as_bytes())
+    }
+
+    /// The BLAKE3 digest of what `source` holds from where it stands to its end.
+    ///
+    /// # Errors
+    ///
+    /// Those of `source`.
+    pub fn of_reader(mut source: impl Read) -> io::Result<Self> {
+        let mut hasher = blake3::Hasher::new();
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            match source.read(&mut buffer) {
+                Ok(0) => return Ok(Self(*hasher.finalize().as_bytes())),
+                Ok(length) => {
+                    hasher.update(&buffer[..length]);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// The bytes themselves.
@@ -104,5 +125,17 @@ impl<'de> Deserialize<'de> for Digest {
             }
         }
         deserializer.deserialize_bytes(Visitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_has_the_digest_of_its_bytes() {
+        let bytes = vec![7; (64 << 10) + 1];
+        assert_eq!(Digest::of_reader(&bytes[..]).unwrap(), Digest::of(&bytes));
+        assert_eq!(Digest::of_reader(io::empty()).unwrap(), Digest::of(b""));
     }
 }

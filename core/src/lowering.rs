@@ -273,9 +273,9 @@ impl<'a> Lowering<'a> {
     }
 
     /// Has the launcher do `step` when the workload has ended, or the launch has stopped. An error says
-    /// what could not be done, and is noted.
+    /// what could not be done, and is noted. A launch in place that succeeds has no launcher afterwards:
+    /// a mechanism that can't do without [says so](Self::needs_child).
     pub fn at_end(&mut self, step: impl FnOnce() -> Result<(), String> + 'static) {
-        self.needs_child("something is to be done when the workload has ended");
         self.teardown.0.push((self.owner, Box::new(step)));
     }
 

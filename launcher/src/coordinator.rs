@@ -536,9 +536,16 @@ fn exec_hint(program: &Program, step: usize, errno: i32) -> &'static str {
             " (the file, or the interpreter it names, is not executable, is on a noexec mount, or no \
              exec root of the policy covers it)"
         }
-        libc::ENOENT => " (the interpreter that the file names does not exist, or can't be seen)",
+        libc::ENOENT => {
+            " (the interpreter that the file names does not exist, or can't be seen; or it is a script, \
+             and the plan does not say so)"
+        }
         libc::ETXTBSY => " (the file is open for writing)",
-        libc::E2BIG => " (arguments and environment are too long together)",
+        libc::E2BIG => {
+            " (arguments and environment are too long together, for the kernel or for a quarter of the \
+             limit of the stack)"
+        }
+        libc::EAGAIN => " (its user has as many processes as the limit nproc allows)",
         libc::EPERM => " (a seccomp filter or a security module forbids it)",
         _ => "",
     }

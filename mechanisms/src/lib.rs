@@ -7,9 +7,15 @@
 
 pub mod ambient_scrub;
 pub mod cgroup;
+pub mod cwd;
 pub mod exec;
 pub mod landlock;
 pub mod netns;
+pub mod no_new_privs;
 mod open_path;
+mod privilege;
+pub mod process_attributes;
+pub mod rlimits;
 pub mod seccomp;
+pub mod stdio;
 pub mod userns;

@@ -25,6 +25,8 @@ pub enum Need {
     Strace,
     /// `nm`.
     Nm,
+    /// `ionice` and `unshare`.
+    UtilLinux,
     /// `/usr/bin/python3`.
     Python,
     /// A Python with cbor2: see [`python`].
@@ -67,6 +69,9 @@ impl Need {
             Self::Cargo => missing(env!("CARGO"), "--version"),
             Self::Strace => missing("strace", "-V"),
             Self::Nm => missing("nm", "--version"),
+            Self::UtilLinux => {
+                ["ionice", "unshare"].into_iter().find_map(|it| missing(it, "--version"))
+            }
             Self::Cbor2 => {
                 let found = python().args(["-c", "import cbor2"]).stderr(Stdio::null()).status();
                 let found = found.is_ok_and(|status| status.success());

@@ -9,7 +9,7 @@ use std::time::Duration;
 use portcullis_core::mechanism::{OpenError, Policy};
 use portcullis_core::plan::{LoweringEntry, Target};
 use portcullis_core::{OsText, Params};
-use portcullis_mechanisms::exec::Exec;
+use portcullis_mechanisms::exec::{Exec, FileDigest};
 use portcullis_mechanisms::landlock::{self, Landlock};
 use portcullis_mechanisms::netns::NetworkNamespace;
 use portcullis_mechanisms::seccomp::Seccomp;
@@ -40,6 +40,8 @@ use crate::template::Template;
 #[derive(Debug)]
 pub struct Command {
     program: OsString,
+    name: Option<OsText>,
+    digest: Option<FileDigest>,
     arguments: Vec<OsText>,
     environment: Vec<(OsText, OsText)>,
     search: OsString,
@@ -67,6 +69,8 @@ impl Command {
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         Self {
             program: program.as_ref().to_owned(),
+            name: None,
+            digest: None,
             arguments: Vec::new(),
             environment: Vec::new(),
             search: Self::SEARCH_PATH.into(),
@@ -84,6 +88,37 @@ impl Command {
             die_with_parent: false,
             way: Way::InPlace,
         }
+    }
+
+    /// Sets what the program is told as its own name, `argv[0]`: by itself the name or path that it was
+    /// looked for by. Programs that are several in one file go by it.
+    ///
+    /// ```
+    /// use portcullis::Command;
+    ///
+    /// let output = Command::new("sh").arg0("another").args(["-c", "echo $0"]).output()?;
+    /// assert_eq!(output.stdout, b"another\n");
+    /// # Ok::<(), portcullis::Error>(())
+    /// ```
+    pub fn arg0(&mut self, name: impl AsRef<OsStr>) -> &mut Self {
+        self.name = Some(name.as_ref().into());
+        self
+    }
+
+    /// Pins what the program's file must hold: the launcher executes a sealed copy that has this digest, or
+    /// refuses. [`mechanism::exec`](crate::mechanism::exec) says what that changes for the program.
+    ///
+    /// ```
+    /// use portcullis::{Command, mechanism::exec::FileDigest};
+    ///
+    /// let known = FileDigest::of(&std::fs::read("/bin/true")?);
+    /// assert!(Command::new("/bin/true").digest(known).status()?.success());
+    /// assert!(Command::new("/bin/false").digest(known).status().is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn digest(&mut self, digest: FileDigest) -> &mut Self {
+        self.digest = Some(digest);
+        self
     }
 
     /// Adds an argument.
@@ -365,10 +400,15 @@ impl Command {
     }
 
     fn plan(&self, launcher: &Launcher) -> Result<Plan<Vec<u8>>, Error> {
-        let argv = [OsText::from(&self.program)].into_iter().chain(self.arguments.iter().cloned());
+        let name = self.name.clone().unwrap_or_else(|| (&self.program).into());
+        let argv = [name].into_iter().chain(self.arguments.iter().cloned());
         let target =
             Target { argv: argv.collect(), envp: self.environment.clone(), ..Target::default() };
-        let exec = Exec { program: (&self.program).into(), search: (&self.search).into() };
+        let exec = Exec {
+            program: (&self.program).into(),
+            search: (&self.search).into(),
+            digest: self.digest,
+        };
         let mut requests = self.requests.clone();
         let landlock = self.landlock.clone().map(|mut policy| {
             policy.abi = policy.abi.max(policy.least_abi());

@@ -80,6 +80,7 @@ mechanism!(
     "test.end.mark.v1",
     |launch: &mut Lowering<'_>| {
         let file = std::env::var_os("TEST_LAUNCHER_END").unwrap_or_default();
+        launch.needs_child("it leaves a mark at the end");
         launch.at_end(move || std::fs::write(&file, "ended").map_err(|error| error.to_string()));
         Ok(())
     },
