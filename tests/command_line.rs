@@ -416,6 +416,34 @@ fn mechanisms_are_listed_with_what_this_kernel_supports() {
     }
 }
 
+fn a_mechanism_is_told_of_on_a_page_and_an_unknown_one_by_its_neighbours() {
+    let page = text(&output(&["mechanisms", "linux.userns.enter.v1"]).stdout);
+    for part in [
+        "# `linux.userns.enter.v1`\n",
+        "- Phase 0 (namespace create), rank 0: it owns",
+        "## See it",
+        "/proc/self/uid_map",
+        "## Guide",
+        "\nHere: ",
+    ] {
+        assert!(page.contains(part), "{part:?} is not in {page}");
+    }
+    let json = output(&["mechanisms", "--json", "linux.netns.enter.v1"]);
+    let told: Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(told["requires"][0]["id"], "linux.userns.enter.v1");
+    for (asked, expected) in [
+        ("landlock", "linux.landlock.apply.v1"),
+        ("linux.userms.enter.v1", "linux.userns.enter.v1"),
+        ("nothing.like.it", "`portcullis mechanisms`"),
+    ] {
+        let unknown = output(&["mechanisms", asked]);
+        let complaint = text(&unknown.stderr);
+        assert_eq!((unknown.status.code(), unknown.stdout.len()), (Some(125), 0), "{complaint}");
+        assert!(complaint.starts_with(&format!("portcullis: {asked}: ")), "{complaint}");
+        assert!(complaint.contains(expected), "{complaint}");
+    }
+}
+
 fn main() -> ExitCode {
     const LANDLOCK: Need = Need::Mechanism("linux.landlock.apply.v1");
     const NETNS: Need = Need::Mechanism("linux.netns.enter.v1");
@@ -434,5 +462,6 @@ fn main() -> ExitCode {
         a_report_is_text_or_json_and_goes_where_it_is_asked_to: [LANDLOCK],
         an_explanation_launches_nothing: [LANDLOCK, NETNS],
         mechanisms_are_listed_with_what_this_kernel_supports: [],
+        a_mechanism_is_told_of_on_a_page_and_an_unknown_one_by_its_neighbours: [],
     ])
 }

@@ -1,14 +1,13 @@
-//! The registry: which mechanisms there are, that each is whole, and that the docs are of them.
+//! The registry: which mechanisms there are, and that the docs are of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use portcullis_core::mechanism::Opening;
-use portcullis_core::plan::Target;
-use portcullis_core::{Params, Registry};
+use portcullis::MechanismInfo;
+use portcullis_core::Registry;
 use portcullis_mechanisms as _;
 use portcullis_tests::{run, tests};
 
@@ -61,31 +60,6 @@ fn every_file_of_mechanisms_registers_one() {
     }
 }
 
-fn every_declaration_is_whole_and_its_example_is_a_policy() {
-    for mechanism in Registry::collect().unwrap().iter() {
-        let declared = mechanism.declaration();
-        let id = declared.id;
-        assert!(
-            id.starts_with("linux.") && id.ends_with(&format!(".v{}", declared.version)),
-            "{id}"
-        );
-        for text in [declared.rank_reason, declared.summary, declared.kernel_floor, declared.params]
-        {
-            assert!(!text.is_empty() && !text.ends_with('.'), "{id}: {text:?}");
-        }
-        let example: serde_json::Value = serde_json::from_str(declared.example).unwrap();
-        let params = Params::of(&example).unwrap();
-        let opened = mechanism.open(&params, &mut Opening::new(Target::default()));
-        // The example's paths need not be here; its fields must be the policy's.
-        if let Err(error) = opened {
-            assert!(matches!(error, portcullis::OpenError::Path { .. }), "{id}: {error}");
-        }
-        let unknown = Params::of(&serde_json::json!({"unknown_to_all": 1})).unwrap();
-        let error = mechanism.open(&unknown, &mut Opening::new(Target::default())).unwrap_err();
-        assert!(matches!(error, portcullis::OpenError::Policy(_)), "{id}: {error}");
-    }
-}
-
 fn a_launcher_knows_the_same_declarations() {
     let registry = Registry::collect().unwrap();
     let told = portcullis::mechanisms(None).unwrap();
@@ -97,54 +71,102 @@ fn a_launcher_knows_the_same_declarations() {
     assert_eq!(own, theirs);
 }
 
-/// The mechanisms' reference is made from their declarations; `UPDATE=1` writes it anew.
-fn the_reference_in_the_docs_is_of_these_mechanisms() {
-    let mut text = String::from(
-        "# Mechanism reference\n\nMade from the registry: `UPDATE=1 cargo test -p portcullis-tests \
-         --test registry` writes it anew.\n",
+/// Where the chapters of the book are listed.
+const SUMMARY: &str = "docs/SUMMARY.md";
+/// The line of it below which the mechanisms' pages are.
+const INDEX: &str = "- [Mechanisms](mechanisms/index.md)\n";
+
+/// The pages of the reference, each with its file; and the line of the index and of the summary for each.
+fn pages() -> (BTreeMap<String, String>, String) {
+    let mut index = String::from(
+        "# Mechanisms\n\nA page each, as `portcullis mechanisms ID` prints it. They are made from what the \
+         mechanisms declare of themselves:\n`UPDATE=1 cargo test -p portcullis-tests --test registry` \
+         writes them anew.\n\nThey are applied in the order of their phases, and within a phase by rank.\n",
     );
-    for mechanism in Registry::collect().unwrap().iter() {
-        let it = mechanism.declaration();
-        let _ = write!(
-            text,
-            "\n## `{}`\n\nVersion {}. {}.\n\n\
-             - Phase: {} ({}), rank {}: {}\n\
-             - Kernel: {}\n\
-             - On the wire: `{}`\n\
-             - In a policy: `{}`\n",
-            it.id,
-            it.version,
-            capitalized(it.summary),
-            it.phase.code(),
-            it.phase,
-            it.rank,
-            it.rank_reason,
-            it.kernel_floor,
-            it.params,
-            it.example,
-        );
-        for required in it.requires {
-            let _ = writeln!(text, "- Requires `{}`: {}", required.id, required.reason);
+    let (mut pages, mut chapters) = (BTreeMap::new(), String::new());
+    let mut mechanisms = portcullis::mechanisms(None).unwrap();
+    mechanisms.sort_by_key(|it| (it.phase_code, it.rank));
+    let mut phase = String::new();
+    for it in &mechanisms {
+        if phase != it.phase {
+            phase.clone_from(&it.phase);
+            let _ = write!(index, "\n## Phase {}: {phase}\n\n", it.phase_code);
         }
+        let MechanismInfo { id, summary, .. } = it;
+        let _ = writeln!(index, "- [`{id}`]({id}.md): {summary}");
+        pages.insert(format!("{id}.md"), it.page());
     }
-    let file = root().join("docs/mechanisms.md");
-    if std::env::var_os("UPDATE").is_some() {
-        fs::write(&file, &text).unwrap();
+    for id in pages.keys().filter_map(|file| file.strip_suffix(".md")) {
+        let _ = writeln!(chapters, "  - [{id}](mechanisms/{id}.md)");
     }
-    assert!(fs::read_to_string(&file).unwrap_or_default() == text, "stale; run with UPDATE=1");
+    pages.insert("index.md".into(), index);
+    (pages, chapters)
 }
 
-fn capitalized(text: &str) -> String {
-    let mut chars = text.chars();
-    chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
+/// `UPDATE=1` writes the reference anew.
+fn the_reference_in_the_docs_is_of_these_mechanisms() {
+    let folder = root().join("docs/mechanisms");
+    let (pages, chapters) = pages();
+    let summary = fs::read_to_string(root().join(SUMMARY)).unwrap();
+    let (before, after) = summary.split_once(INDEX).expect("the summary lists the index");
+    let own = after.split_inclusive('\n').take_while(|line| line.starts_with("  "));
+    let rest = &after[own.map(str::len).sum()..];
+    let expected = format!("{before}{INDEX}{chapters}{rest}");
+    if std::env::var_os("UPDATE").is_some() {
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir(&folder).unwrap();
+        for (file, page) in &pages {
+            fs::write(folder.join(file), page).unwrap();
+        }
+        fs::write(root().join(SUMMARY), &expected).unwrap();
+    }
+    let found: BTreeMap<String, String> = fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| {
+            let entry = entry.unwrap();
+            let page = fs::read_to_string(entry.path()).unwrap();
+            (entry.file_name().into_string().unwrap(), page)
+        })
+        .collect();
+    assert!(found.keys().eq(pages.keys()), "{:?} are stale; run with UPDATE=1", found.keys());
+    for (file, page) in &pages {
+        assert!(found[file] == *page, "docs/mechanisms/{file} is stale; run with UPDATE=1");
+    }
+    let summary = fs::read_to_string(root().join(SUMMARY)).unwrap();
+    assert!(summary == expected, "{SUMMARY} is stale; run with UPDATE=1");
+}
+
+/// mdBook puts nothing, without a word, where a file or an anchor is not there.
+fn what_the_docs_include_is_there() {
+    let mut included = 0;
+    for entry in fs::read_dir(root().join("docs")).unwrap() {
+        let path = entry.unwrap().path();
+        let text = if path.is_file() { fs::read_to_string(&path).unwrap() } else { continue };
+        for rest in text.split("{{#include ").skip(1) {
+            included += 1;
+            let (what, _) = rest.split_once("}}").expect("an include ends");
+            let (file, anchor) = what.trim().split_once(':').unwrap_or((what.trim(), ""));
+            let source = fs::read_to_string(path.with_file_name(file));
+            let source =
+                source.unwrap_or_else(|error| panic!("{}: {file}: {error}", path.display()));
+            if !anchor.is_empty() {
+                let has = |mark: &str| {
+                    let line = format!("{mark}: {anchor}");
+                    source.lines().any(|it| it.trim_end().ends_with(&line))
+                };
+                assert!(has("ANCHOR") && has("ANCHOR_END"), "{}: {what}", path.display());
+            }
+        }
+    }
+    assert!(included > 0);
 }
 
 fn main() -> ExitCode {
     run(tests![
         the_registered_ids_are_these: [],
         every_file_of_mechanisms_registers_one: [],
-        every_declaration_is_whole_and_its_example_is_a_policy: [],
         a_launcher_knows_the_same_declarations: [],
         the_reference_in_the_docs_is_of_these_mechanisms: [],
+        what_the_docs_include_is_there: [],
     ])
 }

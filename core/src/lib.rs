@@ -42,6 +42,8 @@ pub mod program;
 pub mod registry;
 pub mod schedule;
 pub mod state;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 pub mod transcript;
 mod wire;
 

@@ -297,6 +297,12 @@ impl<'a> Lowering<'a> {
         self.teardown.0.push((self.owner, Box::new(step)));
     }
 
+    /// What was asked of the clone so far.
+    #[cfg(feature = "testkit")]
+    pub(crate) fn clone_request(&self) -> CloneRequest {
+        self.clone
+    }
+
     /// Who needs a child of the launcher, and why, if any does; known when everything is lowered.
     pub fn bound_to_child(&self) -> Option<(Owner, &'static str)> {
         self.bound_to_child

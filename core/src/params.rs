@@ -49,6 +49,15 @@ impl Params {
         Self(entries)
     }
 
+    /// These, with one field more.
+    #[cfg(feature = "testkit")]
+    pub(crate) fn with(&self, name: &str, value: u32) -> Self {
+        let mut entries = self.0.clone();
+        entries.push((name.into(), value.into()));
+        sort_map(&mut entries);
+        Self(entries)
+    }
+
     /// The typed form.
     ///
     /// # Errors

@@ -181,12 +181,21 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn registry(declarations: &[Declaration]) -> Result<Registry, DuplicateId> {
-        let register = |(line, it): (usize, &Declaration)| -> &'static Registration {
-            let mechanism = Box::leak(Box::new(Declared(*it)));
-            let line = u32::try_from(line).unwrap();
+        let declared =
+            |it: &Declaration| -> &'static dyn Mechanism { Box::leak(Box::new(Declared(*it))) };
+        Registry::of(registrations(declarations.iter().map(declared).collect()))
+    }
+
+    #[cfg(feature = "testkit")]
+    pub(crate) fn registry_of(mechanisms: Vec<&'static dyn Mechanism>) -> Registry {
+        Registry::of(registrations(mechanisms)).unwrap()
+    }
+
+    fn registrations(mechanisms: Vec<&'static dyn Mechanism>) -> Vec<&'static Registration> {
+        let register = |(line, mechanism)| -> &'static Registration {
             Box::leak(Box::new(Registration::new(mechanism, "a.rs", line)))
         };
-        Registry::of(declarations.iter().enumerate().map(register).collect())
+        (0..).zip(mechanisms).map(register).collect()
     }
 
     #[test]

@@ -200,6 +200,8 @@ fn launch<W: Write>(
     only_task()?;
     flush(transcript)?;
     if in_place {
+        // The scrub would close it, and its number may be another's when it is dropped.
+        drop(error_read);
         return Err(here.become_workload(transcript));
     }
     let InPlace { lowered, error, .. } = here;

@@ -6,6 +6,9 @@ use portcullis_core::lowering::Lowered;
 use portcullis_core::plan::LaunchPlan;
 use portcullis_core::schedule::Schedule;
 
+/// Of sched.h: with clone3 alone, for the older calls have their exit signal there.
+const CLONE_NEWTIME: i32 = 0x80;
+
 /// Writes what `plan` asks for, what is scheduled for it, and what the child will do.
 ///
 /// # Errors
@@ -48,6 +51,7 @@ pub(crate) fn write(
         (libc::CLONE_NEWIPC, "CLONE_NEWIPC"),
         (libc::CLONE_NEWUTS, "CLONE_NEWUTS"),
         (libc::CLONE_NEWCGROUP, "CLONE_NEWCGROUP"),
+        (CLONE_NEWTIME, "CLONE_NEWTIME"),
     ] {
         if clone.namespaces & u64::from(flag.unsigned_abs()) != 0 {
             writeln!(out, "  {name}")?;

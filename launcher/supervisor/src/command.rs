@@ -53,6 +53,7 @@ pub struct Command {
     requests: Vec<Request>,
     preferred: Vec<String>,
     launcher: Option<PathBuf>,
+    through: Vec<String>,
     setup_limit: Duration,
     trace: bool,
     die_with_parent: bool,
@@ -81,6 +82,7 @@ impl Command {
             requests: Vec::new(),
             preferred: Vec::new(),
             launcher: None,
+            through: Vec::new(),
             setup_limit: Duration::from_secs(30),
             trace: false,
             die_with_parent: false,
@@ -310,6 +312,13 @@ impl Command {
         self
     }
 
+    /// Runs the launcher by another program, which execs it: with these arguments and then the launcher's.
+    #[cfg(feature = "testkit")]
+    pub(crate) fn through(&mut self, program: &Path, arguments: Vec<String>) -> &mut Self {
+        self.through = arguments;
+        self.launcher(program)
+    }
+
     /// Sets how long a launch may take until the program runs; 30 s unless set.
     pub fn setup_limit(&mut self, limit: Duration) -> &mut Self {
         self.setup_limit = limit;
@@ -434,6 +443,7 @@ impl Command {
         let directory = self.directory.as_deref().map(open_directory).transpose()?;
         Ok(Template {
             launcher,
+            through: self.through.clone(),
             arguments: self.launcher_arguments(),
             plan: plan.seal()?,
             directory,

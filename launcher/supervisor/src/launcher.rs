@@ -153,6 +153,12 @@ pub struct MechanismInfo {
     pub rank: u8,
     /// Why it has that place.
     pub rank_reason: String,
+    /// How often a plan may schedule it: `Once` or `Layers`.
+    pub repeat: String,
+    /// What must be scheduled with it.
+    pub requires: Vec<RequirementInfo>,
+    /// What must not be scheduled with it.
+    pub conflicts: Vec<ConflictInfo>,
     /// What it does.
     pub summary: String,
     /// The oldest kernel that has what it needs.
@@ -178,6 +184,26 @@ pub struct MechanismInfo {
     /// Why, where it can't.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+}
+
+/// Another mechanism without which one must not run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequirementInfo {
+    /// The other's lowering id.
+    pub id: String,
+    /// Why.
+    pub reason: String,
+    /// What the transcript notes where the other is not scheduled.
+    pub note: String,
+}
+
+/// Another mechanism with which one must not run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConflictInfo {
+    /// The other's lowering id.
+    pub id: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// What a mechanism does, shown: see

@@ -48,16 +48,21 @@ mod command;
 mod control;
 mod error;
 mod launcher;
+mod page;
 mod plan;
 mod report;
 mod spawn;
 mod stdio;
 mod template;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 
 pub use child::{Child, Output};
 pub use command::Command;
 pub use error::Error;
-pub use launcher::{DemonstrationInfo, MechanismInfo, bundled_launcher, mechanisms};
+pub use launcher::{
+    ConflictInfo, DemonstrationInfo, MechanismInfo, RequirementInfo, bundled_launcher, mechanisms,
+};
 pub use portcullis_core::Params;
 pub use portcullis_core::mechanism::OpenError;
 pub use portcullis_core::plan::LoweringEntry;

@@ -28,6 +28,8 @@ use crate::stdio::{Stdio, Streams};
 #[derive(Debug)]
 pub struct Template {
     pub(crate) launcher: Launcher,
+    /// Arguments before the launcher's own, of a program that execs it.
+    pub(crate) through: Vec<String>,
     pub(crate) arguments: &'static [&'static str],
     pub(crate) plan: Plan,
     pub(crate) directory: Option<OwnedFd>,
@@ -91,7 +93,9 @@ impl Template {
         with.trace = self.trace;
         with.die_with_parent = self.die_with_parent;
         with.directory = self.directory.as_ref().map(AsRawFd::as_raw_fd);
-        let process = place(&self.launcher, self.arguments, &with)?;
+        let before = self.through.iter().map(String::as_str);
+        let arguments: Vec<_> = before.chain(self.arguments.iter().copied()).collect();
+        let process = place(&self.launcher, &arguments, &with)?;
         // The launcher has its own copies: with ours open, no pipe would ever show its end.
         drop((wires, made));
         let (control, left_out) = (Control::new(control), self.plan.left_out.clone());

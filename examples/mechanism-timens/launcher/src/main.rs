@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use limit_open_files as _;
+use mechanism_timens as _;
 use portcullis_mechanisms as _;
 
 portcullis_launcher::main!();
