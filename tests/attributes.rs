@@ -200,7 +200,7 @@ fn the_capabilities_of_a_user_namespace_raise_no_limit() {
     let Some((resource, wanted)) = higher() else { return };
     let policy = limits([(resource, wanted.into())]);
     let (reason, detail) = refused(&policy, |command| {
-        command.mechanism(&UserNamespace {}).unwrap();
+        command.mechanism(&UserNamespace::default()).unwrap();
     });
     assert_eq!(reason, RefusalReason::MissingPrimitive);
     assert!(detail.contains("initial user namespace"), "{detail}");
@@ -262,7 +262,7 @@ fn priorities_that_take_a_privilege_are_applied_or_refused_by_name() {
                 if what.contains("sched_setscheduler") && what.contains("not permitted"));
             assert!(no_share || launched.unwrap().success(), "{name}");
             let with_namespace = |command: &mut Command| {
-                command.mechanism(&UserNamespace {}).unwrap();
+                command.mechanism(&UserNamespace::default()).unwrap();
             };
             if !allowed && Need::Mechanism("linux.userns.enter.v1").unmet().is_none() {
                 assert_eq!(refused(&policy, with_namespace).0, RefusalReason::MissingPrimitive);
@@ -281,7 +281,7 @@ fn a_privilege_that_only_the_kernel_can_miss_stops_at_the_call_that_takes_it() {
     let scheduler = Some(Scheduler { policy: SchedulingPolicy::Rr, priority: 1 });
     let policy = ProcessAttributes { scheduler, ..Default::default() };
     let mut command = shell(":");
-    command.mechanism(&UserNamespace {}).unwrap().mechanism(&rtprio).unwrap();
+    command.mechanism(&UserNamespace::default()).unwrap().mechanism(&rtprio).unwrap();
     let error = command.mechanism(&policy).unwrap().status().unwrap_err();
     let Error::Faulted { what, .. } = &error else { panic!("{error:?}") };
     assert!(what.contains(process_attributes::ID) && what.contains("sched_setscheduler"), "{what}");

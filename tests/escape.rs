@@ -48,7 +48,7 @@ fn strict(program: &Path) -> Command {
     let filter = Seccomp { deny, deny_terminal_injection: true, ..Seccomp::default() };
     command.scope_where_supported();
     for added in [
-        command.mechanism(&UserNamespace {}).map(drop),
+        command.mechanism(&UserNamespace::default()).map(drop),
         command.mechanism(&NetworkNamespace {}).map(drop),
         command.mechanism(&filter).map(drop),
     ] {

@@ -36,7 +36,7 @@ fn the_time_since_boot_is_the_policy_files_inside_and_the_machines_outside() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policy.toml");
     let policy: toml::Table = toml::from_str(&fs::read_to_string(file).unwrap()).unwrap();
     let mut command = shell(READ_UPTIME);
-    command.policy(ID, Params::of(&policy).unwrap()).mechanism(&UserNamespace {}).unwrap();
+    command.policy(ID, Params::of(&policy).unwrap()).mechanism(&UserNamespace::default()).unwrap();
     let (before, inside, after) = (uptime(), uptime_inside(&mut command), uptime());
     assert!((before + YEAR..=after + YEAR).contains(&inside), "{before} {inside} {after}");
     // The control.
@@ -60,7 +60,7 @@ fn the_kernel_has_the_workload_in_a_time_namespace_of_its_own() {
     assert_eq!(namespace(&bare.id().to_string()), namespace("self"));
     let confined = waiting(|command| {
         let clocks = TimeNamespace { monotonic: -5, boottime: 7 };
-        command.mechanism(&UserNamespace {}).unwrap().mechanism(&clocks).unwrap();
+        command.mechanism(&UserNamespace::default()).unwrap().mechanism(&clocks).unwrap();
     });
     assert_ne!(namespace(&confined.id().to_string()), namespace("self"));
     let offsets = fs::read_to_string(format!("/proc/{}/timens_offsets", confined.id())).unwrap();
@@ -83,7 +83,7 @@ fn it_refuses_by_name_what_it_cannot_mean() {
 fn an_offset_that_the_kernel_rejects_is_a_fault_and_nothing_runs() {
     let clocks = TimeNamespace { monotonic: -1_000_000_000, boottime: 0 };
     let mut command = shell("echo it ran");
-    command.mechanism(&UserNamespace {}).unwrap().mechanism(&clocks).unwrap();
+    command.mechanism(&UserNamespace::default()).unwrap().mechanism(&clocks).unwrap();
     let error = command.output().unwrap_err();
     assert!(
         matches!(&error, Error::Faulted { what, .. } if what.contains("timens_offsets")),
