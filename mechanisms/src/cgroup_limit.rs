@@ -232,6 +232,7 @@ impl Mechanism for Limit {
         let leaf = parent.make_leaf()?;
         // From here on the leaf goes, whatever comes of the launch.
         let (dir, name) = (leaf.dir.as_fd().try_clone_to_owned(), leaf.name.clone());
+        launch.needs_child("its cgroup is removed when the workload has ended");
         launch.at_end(move || leaf.end());
         let dir = dir.map_err(|error| Stop::fault(format!("copying an fd: {error}")))?;
         parent.check_way_in()?;

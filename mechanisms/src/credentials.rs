@@ -33,10 +33,10 @@ static DECLARATION: Declaration = Declaration {
     example: r#"{"uid": 65534, "gid": 65534, "groups": [100]}"#,
     guide: include_str!("credentials.md"),
     demonstration: Demonstration {
-        policy: r#"{"uid": 65534, "gid": 65534}"#,
+        policy: r#"{"uid": 65533, "gid": 65533}"#,
         with: &[],
         script: "id -u",
-        shows: "65534",
+        shows: "65533",
     },
 };
 

@@ -127,9 +127,18 @@ fn open_slot((slot, fd): &(DescriptorSlot, OwnedFd)) -> OpenSlot<'_> {
     OpenSlot { slot: *slot, fd: fd.as_fd() }
 }
 
-/// A note may hold a pid, an fd or a number that makes a name fresh.
+/// A note may hold a pid, an fd or a number, in hexadecimal too, that makes a name fresh.
 fn without_numbers(text: &str) -> String {
-    text.chars().map(|it| if it.is_ascii_digit() { '#' } else { it }).collect()
+    let words = text.split_inclusive(|it: char| !it.is_ascii_alphanumeric());
+    let number = |word: &str| {
+        let letters = word.trim_end_matches(|it: char| !it.is_ascii_alphanumeric());
+        let digits = |byte: u8| byte.is_ascii_hexdigit();
+        letters.len() >= 8 && letters.bytes().all(digits)
+    };
+    let plain = |word: &str| -> String {
+        word.chars().map(|it| if it.is_ascii_digit() { '#' } else { it }).collect()
+    };
+    words.map(|word| if number(word) { "#".to_owned() } else { plain(word) }).collect()
 }
 
 impl Subject<'_> {
@@ -189,7 +198,7 @@ impl Subject<'_> {
     }
 }
 
-/// Whether two lowerings are the same but for the numbers of fds.
+/// Whether two lowerings are the same but for the numbers of fds and for fresh names.
 fn alike(one: &Own, other: &Own) -> bool {
     let same = |(one, other): (&Op, &Op)| {
         let same = |(one, other): (&Arg, &Arg)| {
