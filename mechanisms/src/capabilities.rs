@@ -72,6 +72,29 @@ pub struct Capabilities {
     pub securebits: Vec<Securebit>,
 }
 
+impl Capabilities {
+    /// All that this process has, or in a namespace of its own that there are, but for `dropped`. No exec
+    /// gains those; none is inheritable.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel does not say which those are.
+    pub fn all_but(dropped: &[Capability], in_namespace: bool) -> Result<Self, String> {
+        let told = |stop: Stop| stop.to_string();
+        let all = all_capabilities().map_err(told)?;
+        let launcher = Launcher::read().map_err(told)?;
+        let dropped: CapabilitySet = dropped.iter().collect();
+        let (bounding, own) =
+            if in_namespace { (all, all) } else { (launcher.bounding, launcher.permitted) };
+        Ok(Self {
+            bounding: bounding.minus(dropped).named().collect(),
+            permitted: own.minus(dropped).named().collect(),
+            effective: own.minus(dropped).named().collect(),
+            ..Self::default()
+        })
+    }
+}
+
 impl Policy for Capabilities {
     const ID: &'static str = ID;
 }

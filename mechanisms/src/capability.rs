@@ -152,6 +152,12 @@ impl CapabilitySet {
         self.0 == 0
     }
 
+    /// Those that have a name.
+    pub(crate) fn named(self) -> impl Iterator<Item = Capability> {
+        let names = (0_u8..).zip(NAMES).map(|(number, _)| Capability(number));
+        names.filter(move |capability| self.has(*capability))
+    }
+
     pub(crate) fn numbers(self) -> impl Iterator<Item = u32> {
         (0..u64::BITS).filter(move |number| self.0 >> number & 1 != 0)
     }

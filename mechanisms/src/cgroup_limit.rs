@@ -86,6 +86,22 @@ pub struct CgroupLimit {
     pub io_max: Vec<String>,
 }
 
+impl CgroupLimit {
+    /// No limit, in a cgroup below this one.
+    pub fn below(parent: impl Into<PathBuf>) -> Self {
+        Self {
+            parent: parent.into().as_os_str().into(),
+            memory_max: None,
+            memory_high: None,
+            memory_swap_max: None,
+            pids_max: None,
+            cpu_max: None,
+            cpu_weight: None,
+            io_max: Vec::new(),
+        }
+    }
+}
+
 impl Policy for CgroupLimit {
     const ID: &'static str = ID;
 }

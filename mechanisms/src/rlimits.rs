@@ -119,8 +119,18 @@ impl Resource {
         Self::ALL[self as usize].1
     }
 
+    /// The names of all.
+    pub fn names() -> [&'static str; 16] {
+        Self::ALL.map(|(_, _, name)| name)
+    }
+
+    /// The one of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(_, _, known)| *known == name).map(|(resource, ..)| *resource)
+    }
+
     /// The present hard limit of this process.
-    fn hard(self) -> Bound {
+    pub fn hard(self) -> Bound {
         getrlimit(self.kernels()).maximum.map_or(Bound::Unlimited, Bound::At)
     }
 }

@@ -9,9 +9,13 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitCode, ExitStatus};
 
 use clap::Args;
+use portcullis::mechanism::cgroup_limit::CgroupLimit;
+use portcullis::mechanism::exec::FileDigest;
+use portcullis::mechanism::seccomp::Seccomp;
 use portcullis::{Command, Error, OpenError, RefusalReason};
 
-use crate::policy::Mechanism;
+use crate::doctor::own_cgroup;
+use crate::policy::{CapDrop, Mechanism, ResourceLimit, Size, User};
 use crate::report::Reporting;
 use crate::{OWN_FAILURE, complain, signals};
 
@@ -32,6 +36,7 @@ const PASSED_ON: &[&str] = &["TERM", "LANG", "TZ"];
 /// nothing else. Exits with the program's status; 128+N when signal N ended it; 125 when portcullis
 /// refused; 126 or 127 when the program can't be executed or was not found.
 #[derive(Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 pub(crate) struct Run {
     /// Grant reading and executing below PATH.
     #[arg(long, value_name = "PATH")]
@@ -57,6 +62,39 @@ pub(crate) struct Run {
     /// Deny new processes and threads.
     #[arg(long)]
     no_new_tasks: bool,
+    /// Confine by all that an ordinary program survives: Landlock at the newest ABI with scopes and no
+    /// TCP, the filters baseline and no-metadata, an empty network namespace, no capabilities, no core
+    /// files, 256 processes, 1024 open files, its own session. Other options take the place of its parts.
+    #[arg(long)]
+    strict: bool,
+    /// Filter system calls by a built-in profile (baseline, compute, no-metadata, no-network) or by a file
+    /// in the format of OCI or seccompiler; each one is a layer.
+    #[arg(long, value_name = "PROFILE|FILE")]
+    seccomp: Vec<OsString>,
+    /// Limit a resource: nofile=64, cpu=10:20, stack=8M, core=0, nproc=unlimited.
+    #[arg(long, value_name = "NAME=SOFT[:HARD]")]
+    limit: Vec<ResourceLimit>,
+    /// Limit memory, by a cgroup that is made for the program: 512M.
+    #[arg(long, value_name = "BYTES")]
+    memory: Option<Size>,
+    /// Limit processes and threads, by a cgroup that is made for the program.
+    #[arg(long, value_name = "NUMBER")]
+    pids: Option<u64>,
+    /// The cgroup below which the program's own is made: by itself, that of portcullis.
+    #[arg(long, value_name = "PATH")]
+    cgroup: Option<PathBuf>,
+    /// Run as this user and group. Root becomes them; for anybody else they are inside a user namespace.
+    #[arg(long, value_name = "USER[:GROUP]")]
+    user: Option<User>,
+    /// Drop a capability, or all of them.
+    #[arg(long, value_name = "CAPABILITY|all")]
+    cap_drop: Vec<CapDrop>,
+    /// What the program is told as its own name.
+    #[arg(long, value_name = "NAME")]
+    argv0: Option<OsString>,
+    /// Execute the program only if its file has this BLAKE3 digest, as b3sum prints it.
+    #[arg(long, value_name = "blake3:HEX")]
+    digest: Option<FileDigest>,
     /// Schedule a mechanism, in-tree or not, by its id and what a policy says of it: JSON or an inline
     /// table of TOML, or @FILE that holds one.
     #[arg(long, value_name = "ID={…}")]
@@ -114,7 +152,8 @@ impl Run {
             Ok(child) => child,
             Err(error) => return self.fail(&error),
         };
-        signals::forward(signals, child.launcher_id());
+        // What a terminal sends it sends to its foreground alone, where a session of its own is not.
+        signals::forward(signals, child.launcher_id(), self.strict);
         match child.wait() {
             Ok(status) => {
                 self.reporting.tell(&child.report());
@@ -154,8 +193,13 @@ impl Run {
         for root in &self.write {
             command.write(root);
         }
-        command.scope_where_supported();
-        command.no_terminal_injection();
+        if self.strict {
+            command.strict();
+        } else {
+            command.scope_where_supported();
+            command.no_terminal_injection();
+        }
+        self.confine(&mut command)?;
         if self.no_network {
             command.no_network();
         }
@@ -176,6 +220,43 @@ impl Run {
             command.launcher(launcher);
         }
         Ok(command)
+    }
+
+    /// What is asked for beside files, ports and the network.
+    fn confine(&self, command: &mut Command) -> Result<(), String> {
+        for word in &self.seccomp {
+            command.seccomp(Seccomp::from_profile_or_file(word));
+        }
+        for ResourceLimit { resource, limit } in &self.limit {
+            command.limit(*resource, *limit);
+        }
+        if let Some(User { uid, gid }) = self.user {
+            command.user(uid, gid);
+        }
+        for dropped in &self.cap_drop {
+            match dropped {
+                CapDrop::All => command.no_capabilities(),
+                CapDrop::One(capability) => command.drop_capability(*capability),
+            };
+        }
+        if let Some(name) = &self.argv0 {
+            command.arg0(name);
+        }
+        if let Some(digest) = self.digest {
+            command.digest(digest);
+        }
+        if self.memory.is_some() || self.pids.is_some() || self.cgroup.is_some() {
+            let parent = self.cgroup.clone().or_else(own_cgroup);
+            let parent =
+                parent.ok_or("no cgroup2 file system is mounted; --cgroup names a cgroup")?;
+            let policy = CgroupLimit {
+                memory_max: self.memory.map(|Size(bytes)| bytes),
+                pids_max: self.pids,
+                ..CgroupLimit::below(parent)
+            };
+            command.mechanism(&policy).map_err(|error| error.to_string())?;
+        }
+        Ok(())
     }
 
     fn environment(&self, command: &mut Command) -> Result<(), String> {

@@ -23,16 +23,18 @@ pub(crate) fn take() -> io::Result<SignalsInfo<WithOrigin>> {
 }
 
 /// Hands on to the launcher, and so to the program, each signal that another process sends to this
-/// one. What the terminal sends it sends to the program itself, and a second one would be one too many.
-pub(crate) fn forward(mut signals: SignalsInfo<WithOrigin>, launcher: u32) {
+/// one. What the terminal sends it sends to the program itself, and a second one would be one too many, but
+/// where `kernels_too` says that the program has no terminal.
+pub(crate) fn forward(mut signals: SignalsInfo<WithOrigin>, launcher: u32, kernels_too: bool) {
     thread::spawn(move || {
         for Origin { signal, cause, .. } in signals.forever() {
             if signal == SIGCHLD {
                 continue;
             }
             let pid = i32::try_from(launcher).ok().and_then(Pid::from_raw);
-            if let (Cause::Sent(_), Some(pid), Some(signal)) =
-                (cause, pid, Signal::from_named_raw(signal))
+            let forwarded = kernels_too || matches!(cause, Cause::Sent(_));
+            if let (true, Some(pid), Some(signal)) =
+                (forwarded, pid, Signal::from_named_raw(signal))
             {
                 // One that has ended needs no signal any more.
                 let _ = kill_process(pid, signal);

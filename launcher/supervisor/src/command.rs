@@ -9,14 +9,15 @@ use std::time::Duration;
 use portcullis_core::mechanism::{OpenError, Policy};
 use portcullis_core::plan::{LoweringEntry, Target};
 use portcullis_core::{OsText, Params};
+use portcullis_mechanisms::capabilities::Capability;
 use portcullis_mechanisms::exec::{Exec, FileDigest};
 use portcullis_mechanisms::landlock::{self, Landlock};
-use portcullis_mechanisms::netns::NetworkNamespace;
-use portcullis_mechanisms::seccomp::Seccomp;
-use portcullis_mechanisms::userns::UserNamespace;
+use portcullis_mechanisms::rlimits::{Limit, Resource};
+use portcullis_mechanisms::seccomp::{self, Seccomp};
 use rustix::fs::{Mode, OFlags, open};
 
 use crate::child::{Child, Output};
+use crate::confinement::{Confinement, Dropped};
 use crate::error::Error;
 use crate::launcher::Launcher;
 use crate::plan::{Draft, Plan, Request};
@@ -47,9 +48,7 @@ pub struct Command {
     search: OsString,
     directory: Option<PathBuf>,
     stdio: [Option<Stdio>; 3],
-    landlock: Option<Landlock>,
-    seccomp: Option<Seccomp>,
-    namespaces: bool,
+    confinement: Confinement,
     requests: Vec<Request>,
     preferred: Vec<String>,
     launcher: Option<PathBuf>,
@@ -76,9 +75,7 @@ impl Command {
             search: Self::SEARCH_PATH.into(),
             directory: None,
             stdio: [None, None, None],
-            landlock: None,
-            seccomp: None,
-            namespaces: false,
+            confinement: Confinement::default(),
             requests: Vec::new(),
             preferred: Vec::new(),
             launcher: None,
@@ -186,7 +183,7 @@ impl Command {
     }
 
     fn landlock(&mut self) -> &mut Landlock {
-        self.landlock.get_or_insert_default()
+        self.confinement.landlock.get_or_insert_default()
     }
 
     /// Grants reading a file, or a directory and all below it. Executing is another right.
@@ -237,16 +234,100 @@ impl Command {
     }
 
     /// Denies the network: a user namespace of its own with an empty network namespace, in which
-    /// the program is uid 0 without being so outside, and a filter that answers `EPERM` to
-    /// [socket(2)](https://man7.org/linux/man-pages/man2/socket.2.html) of every family and to
-    /// [io_uring_setup(2)](https://man7.org/linux/man-pages/man2/io_uring_setup.2.html), which would make
-    /// sockets that no filter sees. Pairs of sockets, which reach nothing outside, are left.
+    /// the program is uid 0 without being so outside, and the filter
+    /// [`NoNetwork`](seccomp::Profile::NoNetwork): no socket but connected pairs, and no `io_uring`, which
+    /// would make sockets that no filter sees.
     pub fn no_network(&mut self) -> &mut Self {
-        self.namespaces = true;
-        let policy = self.seccomp.get_or_insert_default();
-        policy.deny_inet_sockets = true;
-        // Its operations make and connect sockets without the calls that a filter sees.
-        policy.deny.push("io_uring_setup".into());
+        self.confinement.namespaces = true;
+        self.denials().profile = Some(seccomp::Profile::NoNetwork);
+        self
+    }
+
+    /// Adds a filter of system calls: a layer that stands beside the others, each of which can deny.
+    ///
+    /// ```
+    /// use portcullis::Command;
+    /// use portcullis::mechanism::seccomp::{Profile, Seccomp};
+    ///
+    /// let baseline = Seccomp { profile: Some(Profile::Baseline), ..Seccomp::default() };
+    /// assert!(Command::new("true").seccomp(baseline).status()?.success());
+    /// # Ok::<(), portcullis::Error>(())
+    /// ```
+    pub fn seccomp(&mut self, filter: Seccomp) -> &mut Self {
+        self.confinement.filters.push(filter);
+        self
+    }
+
+    fn denials(&mut self) -> &mut Seccomp {
+        self.confinement.denials.get_or_insert_default()
+    }
+
+    /// Limits a resource ([getrlimit(2)](https://man7.org/linux/man-pages/man2/getrlimit.2.html)).
+    ///
+    /// ```
+    /// use portcullis::{Command, mechanism::rlimits::Resource};
+    ///
+    /// let mut command = Command::new("sh");
+    /// let output = command.args(["-c", "ulimit -n"]).limit(Resource::Nofile, 64).output()?;
+    /// assert_eq!(output.stdout, b"64\n");
+    /// # Ok::<(), portcullis::Error>(())
+    /// ```
+    pub fn limit(&mut self, resource: Resource, limit: impl Into<Limit>) -> &mut Self {
+        self.confinement.limits.insert(resource, limit.into());
+        self
+    }
+
+    /// Runs the program as another user and group, without supplementary groups. Root gives it those ids;
+    /// for anybody else it has them inside a user namespace of its own, and stays who it is outside.
+    pub fn user(&mut self, uid: u32, gid: u32) -> &mut Self {
+        self.confinement.user = Some((uid, gid));
+        self
+    }
+
+    /// Takes all capabilities from the program: no set holds any, and no exec gains one.
+    pub fn no_capabilities(&mut self) -> &mut Self {
+        self.confinement.dropped = Some(Dropped::All);
+        self
+    }
+
+    /// Takes a capability from the program, and leaves it those that this process has beside. No exec gains
+    /// it.
+    pub fn drop_capability(&mut self, capability: Capability) -> &mut Self {
+        match &mut self.confinement.dropped {
+            Some(Dropped::All) => {}
+            Some(Dropped::These(dropped)) => dropped.push(capability),
+            dropped @ None => *dropped = Some(Dropped::These(vec![capability])),
+        }
+        self
+    }
+
+    /// Gives the program a session of its own, and so no controlling terminal.
+    pub fn new_session(&mut self) -> &mut Self {
+        self.confinement.new_session = true;
+        self
+    }
+
+    /// Confines the program by all that an ordinary one survives: Landlock at the newest ABI that runs, with
+    /// its scopes and no TCP; the filters [`Baseline`](seccomp::Profile::Baseline) and
+    /// [`NoMetadata`](seccomp::Profile::NoMetadata); a user namespace with an empty network namespace; no
+    /// capability; no core file, 256 processes and threads, 1024 open files (4096 if it asks); a session of
+    /// its own; `no_new_privs`. What it is to read and execute it has to be granted; what is said beside this
+    /// takes the place of its part here: a limit, a filter, a port.
+    ///
+    /// ```
+    /// use portcullis::Command;
+    ///
+    /// let mut command = Command::new("true");
+    /// for root in ["/usr", "/bin", "/lib", "/lib64"] {
+    ///     if std::path::Path::new(root).exists() {
+    ///         command.read(root).exec(root);
+    ///     }
+    /// }
+    /// assert!(command.strict().status()?.success());
+    /// # Ok::<(), portcullis::Error>(())
+    /// ```
+    pub fn strict(&mut self) -> &mut Self {
+        self.confinement.strict = true;
         self
     }
 
@@ -254,13 +335,13 @@ impl Command {
     /// program types there, its caller's shell would run when it has ended. For programs that share a
     /// terminal with somebody.
     pub fn no_terminal_injection(&mut self) -> &mut Self {
-        self.seccomp.get_or_insert_default().deny_terminal_injection = true;
+        self.denials().deny_terminal_injection = true;
         self
     }
 
     /// Denies new processes and threads: clone, clone3, fork and vfork are answered `EPERM`.
     pub fn no_new_tasks(&mut self) -> &mut Self {
-        self.seccomp.get_or_insert_default().deny_new_tasks = true;
+        self.denials().deny_new_tasks = true;
         self
     }
 
@@ -409,27 +490,9 @@ impl Command {
             search: (&self.search).into(),
             digest: self.digest,
         };
-        let mut requests = self.requests.clone();
-        let landlock = self.landlock.clone().map(|mut policy| {
-            policy.abi = policy.abi.max(policy.least_abi());
-            if self.preferred.iter().any(|id| id == landlock::ID) {
-                policy.compat = landlock::Compat::Prefer;
-            }
-            policy
-        });
-        if self.namespaces {
-            requests.push(Request::of(&UserNamespace::default())?);
-            requests.push(Request::of(&NetworkNamespace {})?);
-        }
-        Draft {
-            target,
-            exec,
-            landlock: landlock.as_ref(),
-            seccomp: self.seccomp.as_ref(),
-            requests: &requests,
-            preferred: &self.preferred,
-        }
-        .open(launcher)
+        let mut requests = self.confinement.requests(&self.requests, &self.preferred)?;
+        requests.extend_from_slice(&self.requests);
+        Draft { target, exec, requests: &requests, preferred: &self.preferred }.open(launcher)
     }
 
     /// Opens all that the program needs, once for any number of launches.

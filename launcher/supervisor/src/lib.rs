@@ -45,6 +45,7 @@
 
 mod child;
 mod command;
+mod confinement;
 mod control;
 mod error;
 mod launcher;

@@ -9,7 +9,6 @@ use portcullis_core::registry::Registry;
 use portcullis_core::{Digest, Params};
 use portcullis_mechanisms::ambient_scrub::AmbientScrub;
 use portcullis_mechanisms::exec::Exec;
-use portcullis_mechanisms::{landlock::Landlock, seccomp::Seccomp};
 use rustix::fs::MemfdFlags;
 
 use crate::launcher::{Launcher, MechanismInfo};
@@ -26,7 +25,8 @@ pub(crate) enum Request {
 }
 
 impl Request {
-    fn id(&self) -> &str {
+    /// The lowering id.
+    pub(crate) fn id(&self) -> &str {
         match self {
             Self::Policy(id, _) => id,
             Self::Entry(entry) => &entry.id,
@@ -44,8 +44,6 @@ impl Request {
 pub(crate) struct Draft<'c> {
     pub(crate) target: Target,
     pub(crate) exec: Exec,
-    pub(crate) landlock: Option<&'c Landlock>,
-    pub(crate) seccomp: Option<&'c Seccomp>,
     pub(crate) requests: &'c [Request],
     /// Ids of what is left out where the launcher can't do it here.
     pub(crate) preferred: &'c [String],
@@ -102,12 +100,6 @@ impl Draft<'_> {
         let mut known = Known { launcher, mechanisms: None };
         // The exec first: that there is no such program is what a user wants to hear first.
         let mut requests = vec![Request::of(&self.exec)?, Request::of(&AmbientScrub {})?];
-        if let Some(landlock) = self.landlock {
-            requests.push(Request::of(landlock)?);
-        }
-        if let Some(seccomp) = self.seccomp {
-            requests.push(Request::of(seccomp)?);
-        }
         requests.extend_from_slice(self.requests);
         let mut opening = Opening::new(self.target);
         let (mut lowering, mut left_out) = (Vec::with_capacity(requests.len()), Vec::new());

@@ -28,6 +28,11 @@ pub(crate) enum Strict {
     Residual,
     /// It gets out before this ABI of Landlock, from which on it is denied. `docs/residual.md` has it.
     ResidualBefore(u8, &'static [i32]),
+    /// It gets out where root runs it, and is denied with one of these errnos to anybody else.
+    /// `docs/residual.md` has it.
+    ResidualOfRoot(&'static [i32]),
+    /// It gets out where anybody but root runs it. `docs/residual.md` has it.
+    ResidualOfOthers(&'static [i32]),
 }
 
 /// In place of an errno: the calls succeeded, and reached nothing.
@@ -157,10 +162,10 @@ fn processes() -> Vec<Row> {
         denied("pidfd_signal", PROCESS).seen(Scene::signal_pending),
         denied("owner_signal", &[NOTHING, EPERM]).seen(Scene::signal_pending),
         residual("lower_limit").seen(Scene::limit_lowered),
-        residual("make_nice").seen(Scene::made_nice),
-        residual("set_affinity").seen(Scene::on_one_processor),
-        residual("set_scheduler").seen(Scene::made_batch),
-        residual("set_io_priority").seen(Scene::last_at_disks),
+        row("make_nice", Strict::ResidualOfOthers(&[EPERM])).seen(Scene::made_nice),
+        row("set_affinity", Strict::ResidualOfOthers(&[EPERM])).seen(Scene::on_one_processor),
+        row("set_scheduler", Strict::ResidualOfOthers(&[EPERM])).seen(Scene::made_batch),
+        row("set_io_priority", Strict::ResidualOfOthers(&[EPERM])).seen(Scene::last_at_disks),
         denied("offer_to_oom_killer", FILE).seen(Scene::offered),
     ]
 }
@@ -349,7 +354,7 @@ fn programs() -> Vec<Row> {
         residual("map_as_code"),
         denied("set_user_id", &[NOTHING]).root(),
         denied("set_group_id", &[NOTHING]).root(),
-        denied("file_capabilities", &[NOTHING]).root(),
+        denied("file_capabilities", &[NOTHING, EPERM]).root(),
         denied("capabilities_of_root", &[NOTHING]).root(),
         denied("capabilities", &[NOTHING]).root(),
         denied("raise_capability", &[EPERM]).root(),
@@ -361,7 +366,7 @@ fn programs() -> Vec<Row> {
 
 fn resources() -> Vec<Row> {
     vec![
-        denied("processes", &[EAGAIN]),
+        row("processes", Strict::ResidualOfRoot(&[EAGAIN])),
         denied("descriptors", &[EMFILE]),
         residual("memory"),
         residual("disk_space").seen(Scene::large_file_left),
