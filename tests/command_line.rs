@@ -4,39 +4,16 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, ExitCode, Output, Stdio};
 use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
-use portcullis_tests::{Need, Signal, read_proc, run, send, tests, write_program};
+use portcullis_tests::{Need, Signal, portcullis, read_proc, run, send, tests, write_program};
 use serde_json::Value;
 use tempfile::TempDir;
-
-/// The binary, built as a user builds it; or the one at `PORTCULLIS_BIN`, for a user who can't build.
-fn portcullis() -> &'static Path {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        if let Some(path) = std::env::var_os("PORTCULLIS_BIN") {
-            return path.into();
-        }
-        let built = Command::new(env!("CARGO"))
-            .args(["build", "-p", "portcullis-cli", "--bin", "portcullis", "--message-format=json"])
-            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
-            .output()
-            .unwrap();
-        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-        let messages = String::from_utf8(built.stdout).unwrap();
-        let executable = messages.lines().rev().find_map(|line| {
-            let message: Value = serde_json::from_str(line).ok()?;
-            message["executable"].as_str().map(PathBuf::from)
-        });
-        executable.expect("cargo names the binary that it built")
-    })
-}
 
 fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(portcullis());

@@ -5,9 +5,11 @@
 #![allow(clippy::missing_panics_doc, reason = "a test's helper panics where the test fails")]
 #![allow(clippy::struct_excessive_bools, reason = "each is one way in which a host can be wrong")]
 
+mod binary;
 mod host;
 mod need;
 
+pub use binary::portcullis;
 pub use host::{Host, Outcome, VERSION_1_FRAMES, launcher, pid, read_proc, send, write_program};
 pub use need::{Need, Test, cgroup2, python, run};
 pub use rustix::process::Signal;

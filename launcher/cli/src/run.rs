@@ -11,6 +11,7 @@ use std::process::{ExitCode, ExitStatus};
 use clap::Args;
 use portcullis::mechanism::cgroup_limit::CgroupLimit;
 use portcullis::mechanism::exec::FileDigest;
+use portcullis::mechanism::landlock::Access;
 use portcullis::mechanism::seccomp::Seccomp;
 use portcullis::{Command, Error, OpenError, RefusalReason};
 
@@ -44,7 +45,7 @@ pub(crate) struct Run {
     /// Grant reading below PATH, and no executing.
     #[arg(long, value_name = "PATH")]
     read_only: Vec<PathBuf>,
-    /// Grant executing below PATH, and no reading.
+    /// Grant executing the files below PATH, which takes reading them too, and no listing of directories.
     #[arg(long, value_name = "PATH")]
     exec: Vec<PathBuf>,
     /// Grant everything below PATH.
@@ -182,7 +183,7 @@ impl Run {
             command.read(root);
         }
         for root in &self.exec {
-            command.exec(root);
+            command.grant(root, [Access::Execute, Access::ReadFile]);
         }
         for port in &self.connect {
             command.connect(*port);

@@ -11,7 +11,7 @@ use portcullis_core::plan::{LoweringEntry, Target};
 use portcullis_core::{OsText, Params};
 use portcullis_mechanisms::capabilities::Capability;
 use portcullis_mechanisms::exec::{Exec, FileDigest};
-use portcullis_mechanisms::landlock::{self, Landlock};
+use portcullis_mechanisms::landlock::{self, Access, Landlock, PathGrant};
 use portcullis_mechanisms::rlimits::{Limit, Resource};
 use portcullis_mechanisms::seccomp::{self, Seccomp};
 use rustix::fs::{Mode, OFlags, open};
@@ -192,8 +192,28 @@ impl Command {
         self
     }
 
-    /// Grants executing a file, or the files of a directory and all below it. A program with a dynamic
-    /// loader needs to read its libraries too.
+    /// Grants these rights over a file, or over a directory and all below it.
+    ///
+    /// ```
+    /// use portcullis::{Command, mechanism::landlock::Access};
+    ///
+    /// let mut command = Command::new("true");
+    /// command.read("/").exec("/").grant("/tmp", [Access::WriteFile, Access::Truncate]);
+    /// assert!(command.status()?.success());
+    /// # Ok::<(), portcullis::Error>(())
+    /// ```
+    pub fn grant(
+        &mut self,
+        root: impl AsRef<Path>,
+        access: impl IntoIterator<Item = Access>,
+    ) -> &mut Self {
+        let grant = PathGrant { path: root.as_ref().into(), access: access.into_iter().collect() };
+        self.landlock().paths.push(grant);
+        self
+    }
+
+    /// Grants executing a file, or the files of a directory and all below it. To execute a file takes the
+    /// right to read it, too, and a program with a dynamic loader reads its libraries.
     pub fn exec(&mut self, root: impl AsRef<Path>) -> &mut Self {
         self.landlock().exec.push(root.as_ref().into());
         self
