@@ -31,11 +31,15 @@ launcher() { printf 'launcher\t%s\t%s\t%s\t%s\n' "$@" >>"$list"; }         # NAM
 missing() { printf 'missing\t%s\t%s\n' "$1" "$2" >>"$list"; }              # NAME REASON
 have() { command -v "$1" >/dev/null 2>&1; }
 
+# Installs a package where that is possible.
+package() { # PACKAGE
+  have apt-get && [ "$(id -u)" = 0 ] &&
+    { apt-get update && apt-get install -y --no-install-recommends "$1"; } >/dev/null 2>&1
+}
+
 # Installs a package where its program is missing, and says whether the program is there.
 packaged() { # PROGRAM PACKAGE
-  if ! have "$1" && have apt-get && [ "$(id -u)" = 0 ]; then
-    { apt-get update && apt-get install -y --no-install-recommends "$2"; } >/dev/null 2>&1
-  fi
+  have "$1" || package "$2"
   have "$1" || { missing "$2" "it is not installed, and there is no package $2 to install here"; false; }
 }
 
@@ -137,6 +141,8 @@ peer_sandlock() {
 }
 
 peer_hakoniwa() {
+  # It links libseccomp.
+  [ -x "$peers/bin/hakoniwa" ] || package libseccomp-dev
   crate hakoniwa hakoniwa-cli || return
   local name
   name=$("$peers/bin/hakoniwa" --version)
