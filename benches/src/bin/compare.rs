@@ -1,0 +1,175 @@
+//! Compares ways to confine a program, ours and others', in one run, interleaved. `compare.sh` says what
+//! there is to compare.
+//!
+//! Arguments: the list; the folder that `comparison.md` and `comparison.svg` are written to; how many
+//! rounds. A line of the list is tab-separated:
+//!
+//! - `run`, a name, its confinement, a command line: words, those before the program of the form
+//!   `NAME=VALUE` its environment
+//! - `launcher`, a name, its confinement, a launcher of version 1, the number of the frame that it is given
+//! - `missing`, a name, why it is left out
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use portcullis_benches::launcher::launch_version_1;
+use portcullis_benches::measure::{Effort, Launch, medians};
+use portcullis_benches::plot::{Bar, bars};
+use portcullis_benches::stage::{FILES_AND_CALLS, NO_NETWORK};
+use portcullis_benches::table::{Table, beside, machine, microseconds};
+use portcullis_benches::way::WAYS;
+use portcullis_benches::{floor, workload};
+
+/// What a host of bvisor 0.10 wrote: scrub and exec; with Landlock; with seccomp; with namespaces.
+const FRAMES: [&[u8]; 4] = [
+    include_bytes!("../../../core/tests/fixtures/bvisor-v1/plan0.bin"),
+    include_bytes!("../../../core/tests/fixtures/bvisor-v1/plan1.bin"),
+    include_bytes!("../../../core/tests/fixtures/bvisor-v1/plan2.bin"),
+    include_bytes!("../../../core/tests/fixtures/bvisor-v1/plan3.bin"),
+];
+
+struct Candidate {
+    name: String,
+    confinement: String,
+    own: bool,
+    /// What is run, as one would type it.
+    words: Option<String>,
+    launch: Launch,
+}
+
+/// Our library's ways.
+fn own() -> Vec<Candidate> {
+    let mut candidates = Vec::new();
+    for (stage, confinement) in [
+        (FILES_AND_CALLS, "Landlock, seccomp"),
+        (NO_NETWORK, "Landlock, seccomp, user + network namespace"),
+    ] {
+        for way in WAYS {
+            candidates.push(Candidate {
+                name: format!("portcullis, library, {}", way.name),
+                confinement: confinement.into(),
+                own: true,
+                words: None,
+                launch: (way.ready)(stage.command(&workload::true_())).expect(stage.name),
+            });
+        }
+    }
+    candidates
+}
+
+/// A candidate of the list, or why it is none.
+fn candidate(fields: &[&str]) -> Result<Candidate, (String, String)> {
+    let (kind, name, confinement, what, frame) = match fields {
+        [kind @ "run", name, confinement, words] => (*kind, *name, *confinement, *words, "0"),
+        [kind @ "launcher", name, confinement, path, frame] => {
+            (*kind, *name, *confinement, *path, *frame)
+        }
+        ["missing", name, why] => return Err(((*name).into(), (*why).into())),
+        _ => panic!("not a line of the list: {fields:?}"),
+    };
+    let launch = if kind == "run" {
+        ready(what).map_err(|why| (format!("{name} ({confinement})"), why))?
+    } else {
+        let frame = FRAMES[frame.parse::<usize>().expect("a frame's number")];
+        let path = PathBuf::from(what);
+        if let Err(error) = launch_version_1(&path, frame) {
+            return Err((format!("{name} ({confinement})"), error.to_string()));
+        }
+        Box::new(move || launch_version_1(&path, frame).expect("what worked once"))
+    };
+    Ok(Candidate {
+        name: name.into(),
+        confinement: confinement.into(),
+        own: name.contains("portcullis"),
+        words: (kind == "run").then(|| what.to_owned()),
+        launch,
+    })
+}
+
+/// The launch of a command line that works.
+fn ready(words: &str) -> Result<Launch, String> {
+    let mut command = command(words);
+    let tried = command.stderr(Stdio::piped()).output().map_err(|error| error.to_string())?;
+    if !tried.status.success() {
+        let said = String::from_utf8_lossy(&tried.stderr);
+        let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+        return Err(format!("it ended with {}: {}", tried.status, last.trim()));
+    }
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    Ok(Box::new(move || assert!(command.status().expect("what worked once").success())))
+}
+
+fn command(words: &str) -> Command {
+    let mut words = words.split(' ').filter(|word| !word.is_empty()).peekable();
+    let mut environment = vec![("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")];
+    while let Some(variable) = words.peek().and_then(|word| word.split_once('=')) {
+        environment.push(variable);
+        words.next();
+    }
+    let mut command = Command::new(words.next().expect("a program"));
+    command.args(words).env_clear().envs(environment).stdin(Stdio::null());
+    command
+}
+
+fn main() {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let [list, folder, rounds] = &arguments[..] else { panic!("LIST FOLDER ROUNDS") };
+    let effort = Effort {
+        rounds: rounds.parse().expect("a number of rounds"),
+        limit: Duration::from_secs(900),
+    };
+    let head = machine();
+    let (mut candidates, mut missing) = (own(), BTreeMap::new());
+    for line in fs::read_to_string(list).expect("a list").lines().filter(|line| !line.is_empty()) {
+        match candidate(&line.split('\t').collect::<Vec<_>>()) {
+            Ok(it) => candidates.push(it),
+            Err((name, why)) => _ = missing.insert(name, why),
+        }
+    }
+    let mut launches = vec![floor::posix_spawn(&workload::true_())];
+    let mut described = Vec::new();
+    for Candidate { name, confinement, own, words, launch } in candidates {
+        launches.push(launch);
+        described.push((name, confinement, own, words));
+    }
+    println!("{} candidates, {} rounds", launches.len(), effort.rounds);
+    let (medians, rounds) = medians(&mut launches, effort);
+    let mut found: Vec<_> = described.into_iter().zip(&medians[1..]).collect();
+    found.sort_by(|one, other| one.1.total_cmp(other.1));
+
+    let columns = ["", "what confines", "× posix_spawn (added)", "median"];
+    let mut table = Table::new("Launches of /bin/true", columns);
+    let floor = medians[0];
+    let first = [floor::POSIX_SPAWN, "nothing", "1"].map(str::to_owned);
+    table.row(first.into_iter().chain([microseconds(floor)]));
+    let mut drawn = Vec::new();
+    for ((name, confinement, own, words), median) in found {
+        let mut shown = name.clone();
+        if let Some(words) = words {
+            let mark = name.chars().map(|it| if it.is_alphanumeric() { it } else { '-' });
+            let mark = format!("[^{}-{}]", mark.collect::<String>(), drawn.len());
+            table.note(format!("{mark}: `{words}`"));
+            shown += &mark;
+        }
+        table.row([shown, confinement.clone(), beside(*median, floor), microseconds(*median)]);
+        let label = format!("{name}: {confinement}");
+        drawn.push(Bar { label, value: median / floor, own });
+    }
+    let mut text = format!("{head}; medians of {rounds}, interleaved.\n\n{table}");
+    if !missing.is_empty() {
+        text += "\nLeft out:\n\n";
+        let lines = missing.iter().map(|(name, why)| format!("- {name}: {why}\n"));
+        text += &lines.collect::<Vec<_>>().concat();
+    }
+    println!("{text}");
+    let title = format!("A launch of /bin/true, as a multiple of posix_spawn's {floor:.0} µs");
+    let write = |name: &str, text: &str| {
+        let file = Path::new(folder).join(name);
+        fs::write(&file, text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    };
+    write("comparison.md", &text);
+    write("comparison.svg", &bars(&title, &drawn));
+}

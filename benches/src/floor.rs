@@ -1,0 +1,68 @@
+//! What a launch is compared with: the same program, started without a launcher and not confined.
+
+use std::ffi::CString;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use portcullis_child::CloneOptions;
+use portcullis_core::program::{Op, Program};
+use portcullis_launcher::process::{Child, Progress, spawn};
+
+use crate::measure::Launch;
+use crate::workload::Workload;
+
+/// The floor that ratios are to: `posix_spawn`, which is what [`std::process::Command`] calls where
+/// nothing asks for more.
+pub const POSIX_SPAWN: &str = "posix_spawn";
+/// `clone3` with `CLONE_VM` and `CLONE_VFORK`, then an exec and nothing else: what a launcher itself
+/// could be at best.
+pub const VFORK: &str = "vfork and exec";
+/// `fork`, which copies the page tables of its caller.
+pub const FORK: &str = "fork and exec";
+
+/// [`POSIX_SPAWN`].
+pub fn posix_spawn(workload: &Workload) -> Launch {
+    let mut command = unconfined(workload);
+    Box::new(move || assert!(command.status().expect("posix_spawn").success()))
+}
+
+/// [`FORK`]: a uid to take is what `posix_spawn` can't say, and this one is the own.
+pub fn fork(workload: &Workload) -> Launch {
+    let mut command = unconfined(workload);
+    command.uid(rustix::process::getuid().as_raw());
+    Box::new(move || assert!(command.status().expect("fork").success()))
+}
+
+/// [`VFORK`].
+pub fn vfork(workload: &Workload) -> Launch {
+    let text = |bytes: &[u8]| CString::new(bytes).expect("no zero in it");
+    let path = text(workload.program.as_os_str().as_bytes());
+    let argv: Vec<_> = workload.argv().map(|it| text(it.as_bytes())).collect();
+    Box::new(move || {
+        let exec = Op::execve(path.clone(), argv.clone(), vec![]);
+        let program = Program::of([Op::empty_signal_mask(), exec]);
+        let mut child = start(program).expect("clone3");
+        assert_eq!(child.wait().expect("its end").exit_status(), Some(0));
+    })
+}
+
+/// Runs a program in a child, and returns when it has become what it execs.
+///
+/// # Errors
+///
+/// Those of `clone3`, and that of the step that failed.
+pub(crate) fn start(program: Program) -> io::Result<Child> {
+    let child = spawn(program, None, CloneOptions::default())?;
+    match child.progress() {
+        Progress::Failed { errno, .. } => Err(io::Error::from_raw_os_error(errno)),
+        _ => Ok(child),
+    }
+}
+
+fn unconfined(workload: &Workload) -> Command {
+    let mut command = Command::new(&workload.program);
+    command.args(workload.arguments).env_clear();
+    command
+}

@@ -1,0 +1,34 @@
+//! The ways to launch that are measured. One more is one more line of [`WAYS`].
+
+use portcullis::{Command, Error, Way};
+
+use crate::measure::Launch;
+
+/// A way to launch.
+#[derive(Debug, Clone, Copy)]
+pub struct LaunchWay {
+    /// What tables call it.
+    pub name: &'static str,
+    /// Makes a command ready to be launched any number of times, each of which waits for its end.
+    pub ready: fn(Command) -> Result<Launch, Error>,
+}
+
+/// All of them.
+pub const WAYS: &[LaunchWay] = &[
+    LaunchWay { name: "one shot", ready: |command| Ok(each(command, Way::Child)) },
+    LaunchWay { name: "in place", ready: |command| Ok(each(command, Way::InPlace)) },
+    LaunchWay { name: "template, one shot", ready: |command| template(command, Way::Child) },
+    LaunchWay { name: "template, in place", ready: |command| template(command, Way::InPlace) },
+];
+
+/// Opens what the launch needs each time.
+fn each(mut command: Command, way: Way) -> Launch {
+    command.way(way);
+    Box::new(move || assert!(command.status().expect("a launch").success()))
+}
+
+/// Opens it once.
+fn template(mut command: Command, way: Way) -> Result<Launch, Error> {
+    let template = command.way(way).template()?;
+    Ok(Box::new(move || assert!(template.status().expect("a launch").success())))
+}

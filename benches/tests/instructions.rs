@@ -1,0 +1,123 @@
+//! How many instructions the launcher's own work takes, held against the numbers in `instructions.txt`: a
+//! guard against what makes launches slower, on machines that are too noisy to time.
+//!
+//! The count is that of user space, from the launcher's first instruction to the workload's exec, its
+//! child's included. It does not see the kernel's work; `docs/performance/syscalls.md` lists that.
+//! `UPDATE=1` writes the numbers anew.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::thread;
+
+use portcullis::Way;
+use portcullis_benches::stage::{STAGES, Stage};
+use portcullis_benches::workload::smallest;
+use portcullis_mechanisms as _;
+use portcullis_tests::{Need, launcher, run, tests, write_program};
+use tempfile::TempDir;
+
+const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/instructions.txt");
+/// In percent. What differs from run to run is how many digits a pid has, and the like.
+const TOLERANCE: u64 = 3;
+
+const HEAD: &str = "\
+# Instructions in user space of the launcher and its child, until the workload's exec.
+# UPDATE=1 cargo test -p portcullis-benches --test instructions
+";
+
+/// A launcher that waits until it is traced.
+fn traced(folder: &Path) -> std::path::PathBuf {
+    let script = format!(
+        "#!/bin/sh\necho $$ >{0}/tells\nread go <{0}/waits\nexec {1} \"$@\"\n",
+        folder.display(),
+        launcher().display()
+    );
+    let path = folder.join("launcher");
+    write_program(&path, script.as_bytes());
+    for fifo in ["tells", "waits"] {
+        let made = Command::new("mkfifo").arg(folder.join(fifo)).status().unwrap();
+        assert!(made.success());
+    }
+    path
+}
+
+fn count(stage: &Stage, way: Way) -> u64 {
+    let folder = TempDir::new().unwrap();
+    let launcher = traced(folder.path());
+    let counter = Command::new(env!("CARGO_BIN_EXE_count-instructions"))
+        .args(["tells", "waits"].map(|fifo| folder.path().join(fifo)))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut command = stage.command(&smallest());
+    command.way(way).launcher(&launcher);
+    let launch = thread::spawn(move || command.status());
+    let counted = counter.wait_with_output().unwrap();
+    assert!(counted.status.success(), "the launcher can't be traced");
+    assert!(launch.join().unwrap().unwrap().success());
+    String::from_utf8(counted.stdout).unwrap().trim().parse().unwrap()
+}
+
+/// What the launcher was built by: instructions of another compiler are others. Its standard library's
+/// places in the source name the commit.
+fn compiler() -> String {
+    let image = portcullis::bundled_launcher().unwrap();
+    let mark = b"/rustc/";
+    let at =
+        image.windows(mark.len()).position(|it| it == mark).expect("a place of std") + mark.len();
+    String::from_utf8_lossy(&image[at..at + 40]).into_owned()
+}
+
+fn instructions_are_as_many_as_they_were() {
+    let compiler = format!("compiler {}", compiler());
+    let known = fs::read_to_string(FILE).unwrap_or_default();
+    let update = std::env::var_os("UPDATE").is_some();
+    if !update && !known.lines().any(|line| line == compiler) {
+        eprintln!(
+            "note: {FILE} is of another compiler, so nothing is compared; UPDATE=1 writes it anew"
+        );
+        return;
+    }
+    let (mut text, mut differing) = (format!("{HEAD}{compiler}\n"), Vec::new());
+    // A step takes microseconds. What a child adds it adds at every stage.
+    let in_place = STAGES.iter().map(|stage| (stage, "in place", Way::InPlace));
+    for (stage, name, way) in in_place.chain([(&STAGES[STAGES.len() - 1], "one shot", Way::Child)])
+    {
+        let what = format!("{name}, {}", stage.name);
+        let found = count(stage, way);
+        writeln!(text, "{found:>8} {what}").unwrap();
+        let line = known.lines().filter_map(|line| line.trim_start().split_once(' '));
+        let line = line.clone().find(|(_, name)| *name == what);
+        let expected: u64 = line.map_or(0, |(number, _)| number.parse().unwrap());
+        if found.abs_diff(expected) * 100 > expected * TOLERANCE {
+            differing.push(format!("{what}: {found}, and it was {expected}"));
+        }
+    }
+    if update {
+        fs::write(FILE, text).unwrap();
+        return;
+    }
+    assert!(
+        differing.is_empty(),
+        "more than {TOLERANCE} % off. Fewer are good news, more need a reason; UPDATE=1 writes them \
+         anew.\n{}",
+        differing.join("\n")
+    );
+}
+
+fn main() -> ExitCode {
+    // Its numbers are of one architecture; and where atomics are made of exclusive loads and stores, as
+    // on older aarch64, one that is interrupted at each instruction never succeeds.
+    if cfg!(not(all(target_arch = "x86_64", target_os = "linux"))) {
+        eprintln!("skipped: instructions are counted on x86_64");
+        return ExitCode::SUCCESS;
+    }
+    run(tests![
+        instructions_are_as_many_as_they_were: [
+            Need::Mechanism("linux.landlock.apply.v1"),
+            Need::Mechanism("linux.netns.enter.v1"),
+        ],
+    ])
+}
