@@ -20,8 +20,17 @@ use crate::Digest;
 /// let params = Params::of(&Umask { mask: 0o77 }).unwrap();
 /// assert_eq!(params.parse::<Umask>().unwrap(), Umask { mask: 0o77 });
 /// ```
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Params(Vec<(Value, Value)>);
+#[derive(Debug, Clone, PartialEq)]
+pub struct Params(
+    /// Always a map.
+    Value,
+);
+
+impl Default for Params {
+    fn default() -> Self {
+        Self(Value::Map(Vec::new()))
+    }
+}
 
 /// Why a value is no parameters, or parameters are not what a mechanism takes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,23 +48,27 @@ impl Params {
             Value::Null => Ok(Self::default()),
             Value::Map(mut entries) => {
                 sort_map(&mut entries);
-                Ok(Self(entries))
+                Ok(Self::from_sorted(entries))
             }
             _ => Err(ParamsError("parameters are a map of names to values".into())),
         }
     }
 
     pub(crate) fn from_sorted(entries: Vec<(Value, Value)>) -> Self {
-        Self(entries)
+        Self(Value::Map(entries))
+    }
+
+    fn entries(&self) -> &[(Value, Value)] {
+        self.0.as_map().map_or(&[], Vec::as_slice)
     }
 
     /// These, with one field more.
     #[cfg(feature = "testkit")]
     pub(crate) fn with(&self, name: &str, value: u32) -> Self {
-        let mut entries = self.0.clone();
+        let mut entries = self.entries().to_vec();
         entries.push((name.into(), value.into()));
         sort_map(&mut entries);
-        Self(entries)
+        Self::from_sorted(entries)
     }
 
     /// The typed form.
@@ -64,25 +77,25 @@ impl Params {
     ///
     /// [`ParamsError`] says which field is missing, unknown or of another type.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, ParamsError> {
-        Value::Map(self.0.clone()).deserialized().map_err(|error| match error {
+        self.0.deserialized().map_err(|error| match error {
             ciborium::value::Error::Custom(text) => ParamsError(text),
         })
     }
 
     /// Whether there is nothing in the map.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.entries().is_empty()
     }
 
     /// The digest of the encoding; all zeros where the map is empty, and so absent from the wire.
     pub fn digest(&self) -> Digest {
-        if self.0.is_empty() { Digest::ZERO } else { Digest::of(&encode(self)) }
+        if self.is_empty() { Digest::ZERO } else { Digest::of(&encode(self)) }
     }
 }
 
 impl Serialize for Params {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(key, value)| (key, value)))
+        serializer.collect_map(self.entries().iter().map(|(key, value)| (key, value)))
     }
 }
 

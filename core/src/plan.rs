@@ -90,6 +90,8 @@ pub struct LaunchPlan {
     version: u16,
     body: LaunchBody,
     lowering_digest: Digest,
+    /// Of each entry's parameters.
+    params_digests: Vec<Digest>,
 }
 
 /// Why bytes are not a plan.
@@ -137,15 +139,16 @@ impl LaunchPlan {
     pub fn decode(bytes: &[u8]) -> Result<Self, PlanError> {
         let frame = Frame::decode(bytes)?;
         let version = frame.version();
-        let (body, lowering_digest) = if version == v1::VERSION {
-            v1::decode(frame.body())?
+        let (body, lowering_digest, params_digests) = if version == v1::VERSION {
+            let (body, lowering) = v1::decode(frame.body())?;
+            let params = body.lowering.iter().map(|entry| entry.params.digest()).collect();
+            (body, lowering, params)
         } else {
-            let body = v2::decode(frame.body())?;
-            let digest = lowering_digest(&body.lowering);
-            (body, digest)
+            let v2::Decoded { body, lowering, params } = v2::decode(frame.body())?;
+            (body, lowering, params)
         };
         check_limits(&body)?;
-        Ok(Self { version, body, lowering_digest })
+        Ok(Self { version, body, lowering_digest, params_digests })
     }
 
     /// Encodes a body and wraps it in a frame of version 2.
@@ -177,8 +180,7 @@ impl LaunchPlan {
         if found != self.body.h_l {
             return Err(IdentityError::Lowering { declared: self.body.h_l, found });
         }
-        for entry in &self.body.lowering {
-            let found = entry.params.digest();
+        for (entry, &found) in self.body.lowering.iter().zip(&self.params_digests) {
             if found != entry.param_digest {
                 let id = entry.id.clone();
                 return Err(IdentityError::Params { id, declared: entry.param_digest, found });

@@ -53,7 +53,13 @@ impl<W: Write> TranscriptWriter<W> {
     /// Adds a note; line breaks in it become spaces, so that no note can pass for a state.
     pub fn note(&mut self, text: &str) {
         self.pending.extend_from_slice(b"# ");
-        self.pending.extend(text.bytes().map(|byte| if byte < b' ' { b' ' } else { byte }));
+        let start = self.pending.len();
+        self.pending.extend_from_slice(text.as_bytes());
+        for byte in &mut self.pending[start..] {
+            if *byte < b' ' {
+                *byte = b' ';
+            }
+        }
         self.pending.push(b'\n');
     }
 

@@ -1,6 +1,6 @@
 //! Bodies to bytes and back, a file for each version of the wire.
 
-mod deterministic;
+mod reader;
 pub(crate) mod v1;
 pub(crate) mod v2;
 

@@ -3,57 +3,18 @@
 //! The fields of each structure stand in the order of their encoded keys (shorter first, then by
 //! their letters), so that serializing in the order of declaration *is* the canonical encoding.
 
-use ciborium::Value;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use super::{WireError, check_limits, deterministic};
-use crate::descriptor::DescriptorSlot;
+use super::reader::{self, Reader};
+use super::{WireError, check_limits};
+use crate::descriptor::{DescriptorShape, DescriptorSlot, MAX_SLOTS};
 use crate::params::encode as encode_value;
-use crate::plan::{LaunchBody, LoweringEntry, Standing, Target};
+use crate::plan::{LaunchBody, LoweringEntry, MAX_ENTRIES, Standing, Target};
 use crate::{Digest, OsText, Params};
 
 pub(crate) const VERSION: u16 = 2;
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WireBody {
-    h_a: Digest,
-    h_l: Digest,
-    h_p: Digest,
-    target: WireTarget,
-    plan_id: Digest,
-    lowering: WireLowering,
-    attempt_id: Digest,
-    descriptor_table: Vec<DescriptorSlot>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WireLowering {
-    entries: Vec<WireEntry>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WireEntry {
-    id: String,
-    #[serde(default)]
-    params: Option<Value>,
-    version: u32,
-    phase_code: u32,
-    decl_digest: Digest,
-    param_digest: Digest,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WireTarget {
-    argv: Vec<OsText>,
-    envp: Vec<(OsText, OsText)>,
-    exe_slot: u32,
-}
-
-/// What is written, by reference; field for field what is read.
+/// What is written, by reference; field for field what [`decode`] reads.
 #[derive(Serialize)]
 struct BodyOut<'a> {
     h_a: Digest,
@@ -89,30 +50,120 @@ struct TargetOut<'a> {
     exe_slot: u32,
 }
 
-pub(crate) fn decode(bytes: &[u8]) -> Result<LaunchBody, WireError> {
-    deterministic::check(bytes)?;
-    let wire: WireBody = ciborium::from_reader(bytes).map_err(shape)?;
-    let body = LaunchBody {
-        attempt_id: wire.attempt_id,
-        plan_id: wire.plan_id,
-        h_a: wire.h_a,
-        h_p: wire.h_p,
-        h_l: wire.h_l,
-        lowering: wire.lowering.entries.into_iter().map(entry).collect::<Result<_, _>>()?,
-        descriptor_table: wire.descriptor_table,
-        target: Target {
-            argv: wire.target.argv,
-            envp: wire.target.envp,
-            exe_slot: wire.target.exe_slot,
-        },
+/// A body, and the digests of what its own digests are of, as it stands in the bytes: a plan has one
+/// encoding.
+#[derive(Debug)]
+pub(crate) struct Decoded {
+    pub(crate) body: LaunchBody,
+    pub(crate) lowering: Digest,
+    /// Of each entry's parameters.
+    pub(crate) params: Vec<Digest>,
+}
+
+pub(crate) fn decode(bytes: &[u8]) -> Result<Decoded, WireError> {
+    let mut reader = Reader::new(bytes);
+    let mut fields = reader.fields()?;
+    let mut digest = |reader: &mut Reader<'_>, name| {
+        reader.field(&mut fields, name)?;
+        reader.digest()
     };
-    // A name as a byte string, a null for what is absent: each is deterministic CBOR too, and a plan has
-    // one encoding.
-    if encode(&body)? != bytes {
-        let why = "a name or a value is in another form than the one that it has";
-        return Err(WireError::Shape(why.into()));
+    let h_a = digest(&mut reader, "h_a")?;
+    let h_l = digest(&mut reader, "h_l")?;
+    let h_p = digest(&mut reader, "h_p")?;
+    reader.field(&mut fields, "target")?;
+    let target = target(&mut reader)?;
+    reader.field(&mut fields, "plan_id")?;
+    let plan_id = reader.digest()?;
+    reader.field(&mut fields, "lowering")?;
+    let start = reader.at();
+    let (lowering, params) = lowering(&mut reader)?;
+    let lowering_digest = Digest::of(reader.since(start));
+    reader.field(&mut fields, "attempt_id")?;
+    let attempt_id = reader.digest()?;
+    reader.field(&mut fields, "descriptor_table")?;
+    let descriptor_table = descriptor_table(&mut reader)?;
+    reader.no_more(&fields)?;
+    reader.end()?;
+    let body =
+        LaunchBody { attempt_id, plan_id, h_a, h_p, h_l, lowering, descriptor_table, target };
+    Ok(Decoded { body, lowering: lowering_digest, params })
+}
+
+fn target(reader: &mut Reader<'_>) -> Result<Target, WireError> {
+    let mut fields = reader.fields()?;
+    reader.field(&mut fields, "argv")?;
+    let argv = reader.array("arguments", usize::MAX)?;
+    let argv = (0..argv).map(|_| reader.os_text()).collect::<Result<_, _>>()?;
+    reader.field(&mut fields, "envp")?;
+    let envp = reader.array("variables", usize::MAX)?;
+    let envp = (0..envp).map(|_| variable(reader)).collect::<Result<_, _>>()?;
+    reader.field(&mut fields, "exe_slot")?;
+    let exe_slot = reader.number()?;
+    reader.no_more(&fields)?;
+    Ok(Target { argv, envp, exe_slot })
+}
+
+fn variable(reader: &mut Reader<'_>) -> Result<(OsText, OsText), WireError> {
+    if reader.array("parts of a variable", 2)? != 2 {
+        return reader.wrong("a variable that is not a name and a value");
     }
-    Ok(body)
+    Ok((reader.os_text()?, reader.os_text()?))
+}
+
+fn lowering(reader: &mut Reader<'_>) -> Result<(Vec<LoweringEntry>, Vec<Digest>), WireError> {
+    let mut fields = reader.fields()?;
+    reader.field(&mut fields, "entries")?;
+    let entries = reader.array("lowering entries", MAX_ENTRIES)?;
+    let entries = (0..entries).map(|_| entry(reader)).collect::<Result<_, _>>()?;
+    reader.no_more(&fields)?;
+    Ok(entries)
+}
+
+fn entry(reader: &mut Reader<'_>) -> Result<(LoweringEntry, Digest), WireError> {
+    let mut fields = reader.fields()?;
+    reader.field(&mut fields, "id")?;
+    let id = reader.text()?.to_owned();
+    let (mut params, mut found) = (Params::default(), Digest::ZERO);
+    if reader.has_field(&mut fields, "params")? {
+        let start = reader.at();
+        params = Params::from_sorted(reader.params(&id)?);
+        found = Digest::of(reader.since(start));
+    }
+    reader.field(&mut fields, "version")?;
+    let version = reader.number()?;
+    reader.field(&mut fields, "phase_code")?;
+    let phase_code = reader.number()?;
+    reader.field(&mut fields, "decl_digest")?;
+    let decl_digest = Some(reader.digest()?);
+    reader.field(&mut fields, "param_digest")?;
+    let param_digest = reader.digest()?;
+    reader.no_more(&fields)?;
+    let standing = Standing::Scheduled;
+    let entry =
+        LoweringEntry { id, version, phase_code, params, param_digest, decl_digest, standing };
+    Ok((entry, found))
+}
+
+fn descriptor_table(reader: &mut Reader<'_>) -> Result<Vec<DescriptorSlot>, WireError> {
+    let slots = reader.array("slots", MAX_SLOTS)?;
+    (0..slots).map(|_| slot(reader)).collect()
+}
+
+fn slot(reader: &mut Reader<'_>) -> Result<DescriptorSlot, WireError> {
+    let mut fields = reader.fields()?;
+    reader.field(&mut fields, "role")?;
+    let role = reader.name()?;
+    reader.field(&mut fields, "expected")?;
+    let mut shape = reader.fields()?;
+    reader.field(&mut shape, "kind")?;
+    let kind = reader.name()?;
+    reader.field(&mut shape, "writable")?;
+    let writable = reader.boolean()?;
+    reader.no_more(&shape)?;
+    reader.field(&mut fields, "slot_index")?;
+    let slot_index = reader.number()?;
+    reader.no_more(&fields)?;
+    Ok(DescriptorSlot { role, expected: DescriptorShape { kind, writable }, slot_index })
 }
 
 pub(crate) fn encode(body: &LaunchBody) -> Result<Vec<u8>, WireError> {
@@ -131,7 +182,7 @@ pub(crate) fn encode(body: &LaunchBody) -> Result<Vec<u8>, WireError> {
         descriptor_table,
     });
     // What a decoder would reject (a float in params, say) is the encoder's to report.
-    deterministic::check(&bytes)?;
+    reader::check(&bytes)?;
     Ok(bytes)
 }
 
@@ -156,45 +207,16 @@ fn entry_out(entry: &LoweringEntry) -> EntryOut<'_> {
     }
 }
 
-fn entry(wire: WireEntry) -> Result<LoweringEntry, WireError> {
-    let params = match wire.params {
-        None => Params::default(),
-        Some(Value::Map(entries)) if !entries.is_empty() => Params::from_sorted(entries),
-        Some(_) => {
-            let why = "params must be a map, and are left out when empty";
-            return Err(WireError::Shape(format!("lowering entry {}: {why}", wire.id)));
-        }
-    };
-    Ok(LoweringEntry {
-        id: wire.id,
-        version: wire.version,
-        phase_code: wire.phase_code,
-        params,
-        param_digest: wire.param_digest,
-        decl_digest: Some(wire.decl_digest),
-        standing: Standing::Scheduled,
-    })
-}
-
-fn shape(error: ciborium::de::Error<std::io::Error>) -> WireError {
-    match error {
-        ciborium::de::Error::Semantic(_, text) => WireError::Shape(text),
-        ciborium::de::Error::Syntax(offset) => {
-            WireError::Encoding { offset, why: "a value of another type than the field's" }
-        }
-        other => WireError::Shape(other.to_string()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
+    use ciborium::Value;
     use proptest::collection::vec;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::descriptor::{DescriptorKind, DescriptorRole, DescriptorShape};
+    use crate::descriptor::{DescriptorKind, DescriptorRole};
     use crate::plan::MAX_STRING_LEN;
 
     fn digest() -> impl Strategy<Value = Digest> {
@@ -286,7 +308,7 @@ mod tests {
         #[test]
         fn encode_then_decode_is_the_identity(body in body()) {
             let bytes = encode(&body).unwrap();
-            prop_assert_eq!(&decode(&bytes).unwrap(), &body);
+            prop_assert_eq!(&decode(&bytes).unwrap().body, &body);
         }
 
         #[test]
@@ -294,8 +316,14 @@ mod tests {
             let mut bytes = encode(&body).unwrap();
             let at = at.index(bytes.len());
             bytes[at] = byte;
-            if let Ok(decoded) = decode(&bytes) {
-                prop_assert_eq!(encode(&decoded).unwrap(), bytes);
+            if let Ok(Decoded { body: decoded, lowering, params }) = decode(&bytes) {
+                prop_assert_eq!(lowering, Digest::of(&encode_lowering(&decoded.lowering)));
+                let digests: Vec<_> = decoded.lowering.iter().map(|it| it.params.digest()).collect();
+                prop_assert_eq!(params, digests);
+                // A limit of the kernel's is another check's.
+                if check_limits(&decoded).is_ok() {
+                    prop_assert_eq!(encode(&decoded).unwrap(), bytes);
+                }
             }
         }
 
