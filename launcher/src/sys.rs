@@ -219,6 +219,12 @@ impl Arena {
         Self { block: UnsafeCell::new([0; ARENA_LEN]), used: AtomicUsize::new(0) }
     }
 
+    /// Hands out no more of the block: from here on, memory is the system allocator's, which takes it
+    /// back. For a process that lives on.
+    pub(crate) fn retire(&self) {
+        self.used.store(ARENA_LEN, Ordering::Relaxed);
+    }
+
     fn holds(&self, place: *mut u8) -> bool {
         place.addr().wrapping_sub(self.block.get().addr()) < ARENA_LEN
     }
@@ -307,6 +313,26 @@ mod tests {
             assert!(!ARENA.holds(large));
             assert_eq!(std::slice::from_raw_parts(large, 8), [7; 8]);
             ARENA.dealloc(large, Layout::from_size_align(2 * ARENA_LEN, 8).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_retired_arena_keeps_what_it_gave_and_gives_no_more() {
+        static ARENA: Arena = Arena::new();
+        let layout = Layout::from_size_align(8, 8).unwrap();
+        // SAFETY: sizes are not zero, and each block is given back as it was taken.
+        unsafe {
+            let before = ARENA.alloc(layout);
+            before.write_bytes(7, 8);
+            ARENA.retire();
+            let after = ARENA.alloc_zeroed(layout);
+            assert!(ARENA.holds(before) && !ARENA.holds(after));
+            assert_eq!(std::slice::from_raw_parts(after, 8), [0; 8]);
+            let moved = ARENA.realloc(before, layout, 64);
+            assert!(!ARENA.holds(moved));
+            assert_eq!(std::slice::from_raw_parts(moved, 8), [7; 8]);
+            ARENA.dealloc(after, layout);
+            ARENA.dealloc(moved, Layout::from_size_align(64, 8).unwrap());
         }
     }
 
