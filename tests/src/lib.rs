@@ -7,9 +7,11 @@
 
 mod host;
 mod need;
+mod resident;
 
 pub use host::{Host, Outcome, VERSION_1_FRAMES, launcher, pid, read_proc, send, write_program};
 pub use need::{Need, Test, cgroup2, python, run};
+pub use resident::{Asked, Resident};
 pub use rustix::process::Signal;
 
 /// The tests of a file, by their functions' names, each with what it needs.
