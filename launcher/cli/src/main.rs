@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod each_line;
 mod mechanisms;
 mod policy;
 mod report;

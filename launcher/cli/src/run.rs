@@ -11,6 +11,7 @@ use std::process::{ExitCode, ExitStatus};
 use clap::Args;
 use portcullis::{Command, Error, OpenError, RefusalReason};
 
+use crate::each_line::EachLine;
 use crate::policy::Mechanism;
 use crate::report::Reporting;
 use crate::{OWN_FAILURE, complain, signals};
@@ -72,6 +73,8 @@ pub(crate) struct Run {
     cwd: Option<PathBuf>,
     #[command(flatten)]
     reporting: Reporting,
+    #[command(flatten)]
+    each_line: EachLine,
     /// Say what would be done, down to each system call, and launch nothing.
     #[arg(long)]
     explain: bool,
@@ -99,6 +102,13 @@ impl Run {
                     let _ = io::stdout().write_all(words.as_bytes());
                     ExitCode::SUCCESS
                 }
+                Err(error) => self.fail(&error),
+            };
+        }
+        if self.each_line.is_wanted() {
+            let arguments = &self.program[1..];
+            return match self.each_line.run(&command, arguments, &self.reporting) {
+                Ok(code) => code,
                 Err(error) => self.fail(&error),
             };
         }
