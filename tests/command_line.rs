@@ -450,8 +450,9 @@ fn runs_for_lines_are_made_at_once() {
     let path = folder.path().to_str().unwrap();
     // Each ends when all three are there.
     let script = "cd \"$0\"; : > \"$1\"; until [ -e 1 -a -e 2 -a -e 3 ]; do sleep 0.01; done";
-    let arguments =
-        ["--jobs", "3", "--read", "/usr", "--read", "/bin", "--read", "/lib", "--write", path, "sh"];
+    let arguments = [
+        "--jobs", "3", "--read", "/usr", "--read", "/bin", "--read", "/lib", "--write", path, "sh",
+    ];
     let arguments = [&arguments[..], &["-c", script, path]].concat();
     let output = each_line(&arguments, "1\n2\n3\n");
     assert_eq!(output.status.code(), Some(0), "{output:?}");

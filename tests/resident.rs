@@ -416,7 +416,8 @@ fn many_are_in_flight() {
             scope.spawn(move || {
                 let start = |turn: usize| -> (String, Child) {
                     let name = format!("{thread}.{turn}");
-                    let own = template.with_arguments(["-c", "read line; echo $1 $line", "sh", &name]);
+                    let own =
+                        template.with_arguments(["-c", "read line; echo $1 $line", "sh", &name]);
                     let stdio = [Stdio::piped(), Stdio::piped(), Stdio::inherit()];
                     (name, resident.spawn_with(&own.unwrap(), stdio).unwrap())
                 };
@@ -536,8 +537,11 @@ fn it_is_out_of_reach_of_its_own_user() {
         let mut host = Host::default();
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
         fs::set_permissions(host.folder(), mode).unwrap();
-        host.body.target.argv[2] =
-            format!("{}; ls -ln /proc/$PPID/environ", host.body.target.argv[2].as_os_str().display()).into();
+        host.body.target.argv[2] = format!(
+            "{}; ls -ln /proc/$PPID/environ",
+            host.body.target.argv[2].as_os_str().display()
+        )
+        .into();
         host
     };
     let seen = resident.run(open());

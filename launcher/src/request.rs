@@ -9,9 +9,7 @@ use std::vec;
 use portcullis_core::mechanism::Fault;
 use portcullis_core::message::{LaunchMessage, MAX_FDS, MAX_LEN};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg,
-};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 
 /// A launch to make.
 pub(crate) struct Request {
@@ -81,7 +79,8 @@ impl Received {
             return Err(fault(format!("it is longer than {MAX_LEN} bytes")));
         }
         if self.whole.contains(ReturnFlags::CTRUNC) {
-            let what = "some of its fds are lost, for this process may have no more (RLIMIT_NOFILE)";
+            let what =
+                "some of its fds are lost, for this process may have no more (RLIMIT_NOFILE)";
             return Err(fault(what.into()));
         }
         let LaunchMessage { trace, directory, slots } = {

@@ -43,7 +43,8 @@ pub(crate) fn refuse_to_block(way: Way<'_>) -> Result<(), Stop> {
     if !matches!(way, Way::Resident { .. }) {
         return Ok(());
     }
-    let detail = "a resident launcher takes a plan in a sealed memfd alone: anything else may block it";
+    let detail =
+        "a resident launcher takes a plan in a sealed memfd alone: anything else may block it";
     Err(Stop::refuse(RefusalReason::PlanInvalid, detail))
 }
 
@@ -93,9 +94,8 @@ impl Resident {
                 break;
             }
             let mut happened = happened.into_iter();
-            self.flights.retain_mut(|flight| {
-                happened.next().is_none_or(|happened| flight.go_on(happened))
-            });
+            self.flights
+                .retain_mut(|flight| happened.next().is_none_or(|happened| flight.go_on(happened)));
             if asked.contains(PollFlags::IN) && self.answer(asked).is_err() {
                 break;
             }

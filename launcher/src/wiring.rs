@@ -135,9 +135,8 @@ fn inherited() -> Result<Channels<'static>, Fault> {
     let (error_read, error) = match sys::take_inherited(error) {
         Some(error) => {
             // So that the exec shows as end of file. It is inherited, so the supervisor could not set it.
-            fcntl_setfd(&error, FdFlags::CLOEXEC).map_err(|errno| {
-                fault(format!("setting close-on-exec of {ERROR}: {errno}"))
-            })?;
+            fcntl_setfd(&error, FdFlags::CLOEXEC)
+                .map_err(|errno| fault(format!("setting close-on-exec of {ERROR}: {errno}")))?;
             (error_read, error)
         }
         // bvisor 0.10 hosts leave close-on-exec set on this end, so the launcher's own exec has closed

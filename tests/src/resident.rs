@@ -95,8 +95,7 @@ impl Resident {
         let slots = host.fds.keys().copied().collect();
         let mut bytes = LaunchMessage { slots, ..LaunchMessage::default() }.encode();
         spoil(&mut bytes);
-        let mut fds =
-            vec![theirs.as_fd(), plan.as_fd(), null.as_fd(), end.as_fd(), null.as_fd()];
+        let mut fds = vec![theirs.as_fd(), plan.as_fd(), null.as_fd(), end.as_fd(), null.as_fd()];
         fds.extend(host.fds.values().map(AsFd::as_fd));
         self.send(&bytes, &fds).expect("a resident launcher that takes messages");
         let mark = host.folder().join("ran");

@@ -119,8 +119,7 @@ impl Resident {
             ),
         };
         let (input, output, error) = (stdin(), stdout(), stderr());
-        let [input, output, error] =
-            streams.or([input.as_fd(), output.as_fd(), error.as_fd()]);
+        let [input, output, error] = streams.or([input.as_fd(), output.as_fd(), error.as_fd()]);
         let mut fds = vec![theirs.as_fd(), template.plan.frame.as_fd(), input, output, error];
         fds.extend(template.directory.as_deref().or(here.as_ref()).map(AsFd::as_fd));
         let slots = template.plan.slots.iter();
@@ -168,7 +167,8 @@ impl Resident {
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         ancillary.push(SendAncillaryMessage::ScmRights(fds));
         let bytes = message.encode();
-        let socket = self.socket.as_ref().ok_or(Error::System { what, source: Errno::PIPE.into() })?;
+        let socket =
+            self.socket.as_ref().ok_or(Error::System { what, source: Errno::PIPE.into() })?;
         let sent = retry_on_intr(|| {
             sendmsg(socket, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL)
         });
