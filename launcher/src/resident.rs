@@ -27,7 +27,7 @@ const SOCKET: &str = "PORTCULLIS_RESIDENT_FD";
 /// Serves until the supervisor is gone, and says with which status to exit.
 pub(crate) fn run(memory: Option<&Arena>) -> u8 {
     if let Some(memory) = memory {
-        memory.retire();
+        memory.recycle();
     }
     match Resident::start() {
         Ok(resident) => resident.serve(),
