@@ -80,9 +80,12 @@ fn told(outcome: &Outcome) -> Vec<String> {
     lines.map(plain).collect()
 }
 
+/// A way that a launch can go, by its name, and what makes a host go it.
+type Case = (&'static str, fn(&mut Host));
+
 fn each_launch_goes_as_it_does_one_shot() {
     let resident = Raw::start();
-    let cases: [(&str, fn(&mut Host)); 13] = [
+    let cases: [Case; 13] = [
         ("good", |_| {}),
         ("confined", everything),
         ("fails", |host| script(host, "exit 7")),
@@ -156,7 +159,7 @@ fn a_message_that_is_none_harms_nobody() {
     resident.send(b"", &[]).unwrap();
     resident.send(b"", &[null.as_fd()]).unwrap();
     resident.send(&good, &[]).unwrap();
-    resident.send(&[0; 60_000], &[]).unwrap();
+    resident.send(&vec![0; 60_000], &[]).unwrap();
     let path = rustix::fs::open("/", OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
     resident.send(&good, &[path.as_fd(); 6]).unwrap();
     resident.send(&good, &[null.as_fd(); 6]).unwrap();
@@ -184,7 +187,7 @@ fn a_message_that_is_none_harms_nobody() {
     fault(&good, MAX_FDS, "6 are needed");
     fault(&good[..19], 6, "20 are needed");
     fault(&[0; MAX_LEN + 1], 6, "longer");
-    fault(&[b'P'; 60_000], MAX_FDS, "longer");
+    fault(&vec![b'P'; 60_000], MAX_FDS, "longer");
     let with = |at: usize, byte: u8| {
         let mut bytes = good.clone();
         bytes[at] = byte;
@@ -504,7 +507,7 @@ fn a_reader_that_does_not_read_holds_up_nobody() {
     File::from(theirs.try_clone().unwrap()).write_all(&noise).unwrap();
     let mut host = Host::default();
     script(&mut host, "exit 7");
-    let stuck = resident.ask_with(host, control, theirs, |_| {});
+    let stuck = resident.ask_with(host, control, theirs);
     for _ in 0..3 {
         resident.run(Host::default()).succeeded();
     }
@@ -539,7 +542,7 @@ fn it_is_out_of_reach_of_its_own_user() {
         fs::set_permissions(host.folder(), mode).unwrap();
         host.body.target.argv[2] = format!(
             "{}; ls -ln /proc/$PPID/environ",
-            host.body.target.argv[2].as_os_str().display()
+            host.body.target.argv[2].as_os_str().to_str().unwrap()
         )
         .into();
         host
@@ -607,11 +610,11 @@ fn somebody_elses_launcher_is_resident_too_and_tears_down_at_each_end() {
 }
 
 fn main() -> ExitCode {
+    const LANDLOCK: Need = Need::Mechanism("linux.landlock.apply.v1");
+    const NETNS: Need = Need::Mechanism("linux.netns.enter.v1");
     if env::var_os(HELPER).is_some() {
         supervise();
     }
-    const LANDLOCK: Need = Need::Mechanism("linux.landlock.apply.v1");
-    const NETNS: Need = Need::Mechanism("linux.netns.enter.v1");
     run(tests![
         each_launch_goes_as_it_does_one_shot: [LANDLOCK, NETNS],
         what_a_resident_launcher_does_not_take_is_refused_by_name: [],

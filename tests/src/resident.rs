@@ -65,6 +65,10 @@ impl Resident {
     }
 
     /// Sends a message.
+    ///
+    /// # Errors
+    ///
+    /// Those of sendmsg.
     pub fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -78,26 +82,20 @@ impl Resident {
     /// Asks for a launch, of which only the plan, the slots and the message can be wrong.
     pub fn ask(&self, host: Host) -> Asked {
         let (control, theirs) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
-        self.ask_with(host, control, theirs, |_| {})
+        self.ask_with(host, control, theirs)
     }
 
-    /// Asks for a launch with this control channel, by a message that `spoil` has changed.
-    pub fn ask_with(
-        &self,
-        mut host: Host,
-        control: OwnedFd,
-        theirs: OwnedFd,
-        spoil: impl FnOnce(&mut Vec<u8>),
-    ) -> Asked {
+    /// Asks for a launch with this control channel.
+    pub fn ask_with(&self, mut host: Host, control: OwnedFd, theirs: OwnedFd) -> Asked {
         let (stdout, end) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
         let null = File::options().read(true).write(true).open("/dev/null").expect("/dev/null");
         let plan = host.plan_fd();
         let slots = host.fds.keys().copied().collect();
-        let mut bytes = LaunchMessage { slots, ..LaunchMessage::default() }.encode();
-        spoil(&mut bytes);
+        let bytes = LaunchMessage { slots, ..LaunchMessage::default() }.encode();
         let mut fds = vec![theirs.as_fd(), plan.as_fd(), null.as_fd(), end.as_fd(), null.as_fd()];
         fds.extend(host.fds.values().map(AsFd::as_fd));
         self.send(&bytes, &fds).expect("a resident launcher that takes messages");
+        drop(theirs);
         let mark = host.folder().join("ran");
         let (control, stdout) = (BufReader::new(control.into()), stdout.into());
         Asked { control, text: String::new(), stdout, mark, _folder: host.into_folder() }

@@ -103,6 +103,7 @@ impl Arena {
     }
 
     /// A free block for a layout, or a new one; null where the arena has none.
+    #[allow(clippy::cast_ptr_alignment, reason = "these blocks are aligned to 16 bytes")]
     fn recycled(&self, layout: Layout) -> *mut u8 {
         let Some((class, size)) = class(layout) else { return null_mut() };
         let free = self.with_free(class, |first| {
@@ -147,6 +148,10 @@ unsafe impl GlobalAlloc for Arena {
         place
     }
 
+    #[allow(
+        clippy::cast_ptr_alignment,
+        reason = "the blocks that it takes back are aligned to 16 bytes"
+    )]
     unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
         if !self.holds(place) {
             // SAFETY: what is not the arena's is the system's.
