@@ -73,15 +73,21 @@ fn main() {
         let ratio = median.as_secs_f64() / medians[0].as_secs_f64();
         println!("{name:<42} {:>6} µs {ratio:>6.2}", median.as_micros());
     }
+    let residents = [resident, Resident::start().unwrap()];
+    let by = |at: usize| {
+        let mut child = residents[at].spawn_with(&confined, null()).unwrap();
+        assert!(child.wait().unwrap().success());
+    };
     for threads in [1, 2] {
         for (name, launch) in [
-            ("posix_spawn", &floor as &(dyn Fn() + Sync)),
-            ("resident, +landlock+seccomp", &|| by_resident(&confined)),
+            ("posix_spawn", &(|_| floor()) as &(dyn Fn(usize) + Sync)),
+            ("one resident, +landlock+seccomp", &|_| by(0)),
+            ("a resident each, +landlock+seccomp", &by),
         ] {
             let taken = time(|| {
                 thread::scope(|scope| {
-                    for _ in 0..threads {
-                        scope.spawn(|| (0..turns / threads).for_each(|_| launch()));
+                    for thread in 0..threads {
+                        scope.spawn(move || (0..turns / threads).for_each(|_| launch(thread)));
                     }
                 });
             });

@@ -52,14 +52,16 @@ impl EachLine {
         reporting: &Reporting,
     ) -> Result<ExitCode, Error> {
         let template = command.template()?;
-        let resident = template.resident()?;
-        let jobs = self.jobs.or_else(|| thread::available_parallelism().ok());
-        let tally = Tally::default();
-        let progress = progress();
-        let runs = Runs { template, resident, arguments, reporting, tally, progress };
+        let cpus = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let jobs = self.jobs.map_or(cpus, NonZeroUsize::get);
+        // One sets up one launch at a time: as many as can do so at once.
+        let residents = (0..jobs.min(cpus)).map(|_| template.resident());
+        let residents = residents.collect::<Result<Vec<_>, _>>()?;
+        let (tally, progress) = (Tally::default(), progress());
+        let runs = Runs { template, arguments, reporting, tally, progress };
         thread::scope(|scope| {
-            for _ in 0..jobs.map_or(1, NonZeroUsize::get) {
-                scope.spawn(|| runs.work());
+            for resident in residents.iter().cycle().take(jobs) {
+                scope.spawn(|| runs.work(resident));
             }
         });
         runs.progress.finish_and_clear();
@@ -71,7 +73,6 @@ impl EachLine {
 /// What the threads that make the runs share.
 struct Runs<'r> {
     template: Template,
-    resident: Resident,
     arguments: &'r [OsString],
     reporting: &'r Reporting,
     tally: Tally,
@@ -80,9 +81,9 @@ struct Runs<'r> {
 
 impl Runs<'_> {
     /// Makes a run for each line that no other thread has taken.
-    fn work(&self) {
+    fn work(&self, resident: &Resident) {
         while let Some(line) = self.next_line() {
-            match self.make(&line) {
+            match self.make(resident, &line) {
                 Ok(true) => self.tally.count(&self.tally.succeeded),
                 Ok(false) => self.tally.count(&self.tally.failed),
                 Err(error) => {
@@ -105,10 +106,10 @@ impl Runs<'_> {
     }
 
     /// Makes a run, and says whether its status was zero.
-    fn make(&self, line: &OsStr) -> Result<bool, Error> {
+    fn make(&self, resident: &Resident, line: &OsStr) -> Result<bool, Error> {
         let template = self.template.with_arguments(with(self.arguments, line))?;
         let stdio = [Stdio::null(), Stdio::inherit(), Stdio::inherit()];
-        let mut child = self.resident.spawn_with(&template, stdio)?;
+        let mut child = resident.spawn_with(&template, stdio)?;
         let status = child.wait()?;
         self.aloud(|| self.reporting.tell(&child.report()));
         Ok(status.success())
