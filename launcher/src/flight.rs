@@ -118,10 +118,16 @@ impl Flight {
         !(matches!(self.stage, Stage::Done) && self.transcript.channel().is_empty())
     }
 
-    /// Ends the workload, and tells what can be told without waiting for a reader.
-    pub(crate) fn cut_short(mut self) {
+    /// Kills the workload, where it runs.
+    pub(crate) fn kill(&self) {
         if let Stage::Runs(workload) = &self.stage {
             workload.kill();
+        }
+    }
+
+    /// Waits for the workload's end, and tells what can be told without waiting for a reader.
+    pub(crate) fn conclude(mut self) {
+        if let Stage::Runs(workload) = &self.stage {
             workload.note_end(&mut self.transcript, WaitIdOptions::empty());
             self.advance();
         }

@@ -100,9 +100,8 @@ impl Resident {
                 break;
             }
         }
-        for flight in self.flights {
-            flight.cut_short();
-        }
+        self.flights.iter().for_each(Flight::kill);
+        self.flights.into_iter().for_each(Flight::conclude);
         sys::exit(0)
     }
 
