@@ -421,6 +421,85 @@ fn a_mechanism_is_told_of_on_a_page_and_an_unknown_one_by_its_neighbours() {
     }
 }
 
+/// Runs with these lines on standard input.
+fn each_line(arguments: &[&str], lines: &str) -> Output {
+    let mut child = Command::new(portcullis())
+        .args(["run", "--each-line"])
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // One that refuses does not read.
+    let _ = child.stdin.take().unwrap().write_all(lines.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+fn each_line_is_a_run_of_its_own() {
+    let output = each_line(&["--jobs", "1", "echo", "a"], "one\n\ntwo words\nlast");
+    assert_eq!(text(&output.stdout), "a one\na two words\na last\n");
+    assert_eq!(text(&output.stderr), "portcullis: 3 succeeded, 0 failed, 0 not made\n");
+    assert_eq!(output.status.code(), Some(0));
+    let output = each_line(&["--jobs", "1", "echo", "<{}>", "{}{}"], "x\ny\n");
+    assert_eq!(text(&output.stdout), "<x> xx\n<y> yy\n");
+    let output = each_line(&["true"], "");
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(0), 0));
+    let script = "cat; echo $0";
+    let output = each_line(&["--jobs", "1", "sh", "-c", script], "line\nother\n");
+    assert_eq!(text(&output.stdout), "line\nother\n", "a run does not read the lines of others");
+}
+
+fn runs_for_lines_are_made_at_once() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().to_str().unwrap();
+    // Each ends when all three are there.
+    let script = "cd \"$0\"; : > \"$1\"; until [ -e 1 -a -e 2 -a -e 3 ]; do sleep 0.01; done";
+    let arguments = [
+        "--jobs", "3", "--read", "/usr", "--read", "/bin", "--read", "/lib", "--write", path, "sh",
+    ];
+    let arguments = [&arguments[..], &["-c", script, path]].concat();
+    let output = each_line(&arguments, "1\n2\n3\n");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+}
+
+fn a_line_whose_run_fails_is_counted_and_the_others_go_on() {
+    let output = each_line(&["sh", "-c", "exit $0"], "0\n7\n0\n");
+    assert_eq!(output.status.code(), Some(123));
+    assert!(text(&output.stderr).contains("2 succeeded, 1 failed, 0 not made"), "{output:?}");
+    let output = each_line(&["--jobs", "1", "echo"], "before\nn\0l\nafter\n");
+    assert_eq!(output.status.code(), Some(125));
+    assert_eq!(text(&output.stdout), "before\nafter\n");
+    assert!(text(&output.stderr).contains("2 succeeded, 0 failed, 1 not made"), "{output:?}");
+    let output = each_line(&["no-such-program"], "line\n");
+    assert_eq!(output.status.code(), Some(127));
+    let output = each_line(&["--report", "text", "true"], "line\n");
+    assert!(text(&output.stderr).contains("applied  linux.landlock.apply.v1"), "{output:?}");
+    for wrong in [&["--jobs", "0", "true"][..], &["--explain", "true"]] {
+        assert_eq!(each_line(wrong, "").status.code(), Some(125));
+    }
+    let alone = self::output(&["run", "--jobs", "2", "true"]);
+    assert_eq!(alone.status.code(), Some(125));
+}
+
+fn the_runs_of_lines_end_with_portcullis() {
+    let mut child = Command::new(portcullis())
+        .args(["run", "--each-line", "sh", "-c", "echo $$; exec sleep 60"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"line\n").unwrap();
+    let mut pid = String::new();
+    let mut stdout = std::io::BufReader::new(child.stdout.take().unwrap());
+    std::io::BufRead::read_line(&mut stdout, &mut pid).unwrap();
+    assert!(!read_proc(pid.trim().parse().unwrap(), "stat").is_empty());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // End of file: nobody has it any more.
+    assert_eq!(stdout.read_to_end(&mut Vec::new()).unwrap(), 0);
+}
+
 fn main() -> ExitCode {
     const LANDLOCK: Need = Need::Mechanism("linux.landlock.apply.v1");
     const NETNS: Need = Need::Mechanism("linux.netns.enter.v1");
@@ -440,5 +519,9 @@ fn main() -> ExitCode {
         an_explanation_launches_nothing: [LANDLOCK, NETNS],
         mechanisms_are_listed_with_what_this_kernel_supports: [],
         a_mechanism_is_told_of_on_a_page_and_an_unknown_one_by_its_neighbours: [],
+        each_line_is_a_run_of_its_own: [],
+        runs_for_lines_are_made_at_once: [],
+        a_line_whose_run_fails_is_counted_and_the_others_go_on: [],
+        the_runs_of_lines_end_with_portcullis: [],
     ])
 }

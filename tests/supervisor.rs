@@ -184,7 +184,7 @@ fn the_report_says_which_process_became_the_workload() {
         assert_eq!(report.pid(), Some(child.id()));
         // The kernel's word: whose child it is.
         let parent = match way {
-            Way::Child => child.launcher_id(),
+            Way::Child | Way::Resident => child.launcher_id(),
             Way::InPlace => std::process::id(),
         };
         let stat = portcullis_tests::read_proc(child.id(), "stat");

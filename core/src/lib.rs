@@ -35,6 +35,7 @@ mod digest;
 pub mod frame;
 pub mod lowering;
 pub mod mechanism;
+pub mod message;
 mod os_text;
 mod params;
 pub mod plan;

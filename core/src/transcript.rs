@@ -91,6 +91,16 @@ impl<W: Write> TranscriptWriter<W> {
         self.last = ahead.last;
     }
 
+    /// The channel that is written to.
+    pub fn channel(&self) -> &W {
+        &self.out
+    }
+
+    /// The channel that is written to.
+    pub fn channel_mut(&mut self) -> &mut W {
+        &mut self.out
+    }
+
     /// The last state added.
     pub fn last(&self) -> Option<LauncherState> {
         self.last

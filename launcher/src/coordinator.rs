@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use portcullis_child::CloneOptions;
 use portcullis_core::Lowering;
 use portcullis_core::descriptor::{
-    DescriptorKind, DescriptorRole, DescriptorShape, DescriptorSlot, DescriptorTable,
+    DescriptorKind, DescriptorShape, DescriptorSlot, DescriptorTable,
 };
 use portcullis_core::lowering::{Lowered, NoteTime, OpenSlot, Remark, Teardown};
 use portcullis_core::mechanism::{Attendee, Fault, Refusal, Stop};
@@ -23,13 +23,14 @@ use portcullis_core::transcript::TranscriptWriter;
 use rustix::fs::{OFlags, fcntl_getfl, fstat};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{DumpableBehavior, Pid, Signal, WaitStatus, getegid, geteuid, getpid};
+use rustix::process::{DumpableBehavior, Pid, Signal, getegid, geteuid, getpid};
 use tracing::info_span;
 
 use crate::in_place::{self, InPlace};
 use crate::process::{self, Child, Progress};
-use crate::wiring::{self, Channels, Control};
-use crate::{FAULTED, REFUSED, complain, explain, sys, trace};
+use crate::request::Request;
+use crate::wiring::{self, Channels, Control, Slots};
+use crate::{FAULTED, REFUSED, complain, explain, resident, sys, trace};
 
 /// What a plan was handed over for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -41,18 +42,25 @@ pub(crate) enum Purpose {
 }
 
 /// Which process becomes the workload.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
+#[derive(Clone, Copy)]
+pub(crate) enum Way<'r> {
     /// A child of the launcher.
     Child,
     /// The launcher itself; what can't be made so is refused.
     InPlace,
     /// The launcher itself where that can be, and a child otherwise.
     InPlaceIfPossible,
+    /// A child of the launcher, which lives on for other launches.
+    Resident {
+        /// What the launch was asked for with.
+        request: &'r Request,
+        /// How dumpable this process was when it started: as its child has to be, to wait for its maps.
+        dumpable: DumpableBehavior,
+    },
 }
 
 /// Runs a launch to its end and says with which status the launcher exits.
-pub(crate) fn run(purpose: Purpose, way: Way) -> u8 {
+pub(crate) fn run(purpose: Purpose, way: Way<'_>) -> u8 {
     trace::start();
     if purpose == Purpose::Explain {
         let mut untold = TranscriptWriter::new(io::sink());
@@ -97,8 +105,13 @@ pub(crate) fn run(purpose: Purpose, way: Way) -> u8 {
 }
 
 /// A workload that was exec'd.
-struct Launched {
-    child: Child,
+pub(crate) struct Launched {
+    pub(crate) child: Child,
+    pub(crate) end: End,
+}
+
+/// What is to be done when a workload has ended.
+pub(crate) struct End {
     teardown: Teardown,
     /// Whose step of the teardown each is.
     ids: Vec<&'static str>,
@@ -106,23 +119,26 @@ struct Launched {
 
 /// Steps 2 to 14.
 #[allow(clippy::too_many_lines, reason = "the run is one story, told in the order it happens in")]
-fn launch<W: Write>(
+pub(crate) fn launch<W: Write>(
     transcript: &mut TranscriptWriter<W>,
     purpose: Purpose,
-    way: Way,
+    way: Way<'_>,
 ) -> Result<Option<Launched>, Stop> {
     // 2. One task: a second thread could change memory and fds while they are being verified.
     only_task()?;
 
     // 3. The plan.
     let stage = info_span!("plan").entered();
-    let Channels { plan, error, error_read, numbers } = wiring::channels()?;
+    let Channels { plan, error, error_read, control, slots: handed, stdio } =
+        wiring::channels(way)?;
     let seals = wiring::seals(plan);
     if seals.is_none() {
+        resident::refuse_to_block(way)?;
         flush(transcript)?;
     }
     let bytes = wiring::read_plan(plan, seals)?;
     let plan = LaunchPlan::decode(&bytes).map_err(|error| invalid(&error))?;
+    resident::refuse_version_1(way, &plan)?;
     let body = plan.body();
 
     // 4. It is what it says it is.
@@ -143,7 +159,7 @@ fn launch<W: Write>(
 
     // 7. Every declared fd is there and is what it is declared as.
     let stage = info_span!("handles").entered();
-    let slots = table.slots().iter().map(|slot| open_slot(*slot, &numbers));
+    let slots = table.slots().iter().map(|slot| open_slot(*slot, &handed));
     let slots = slots.collect::<Result<Vec<_>, Stop>>()?;
     transcript.state(LauncherState::HandlesVerified);
     drop(stage);
@@ -171,7 +187,6 @@ fn launch<W: Write>(
     schedule.check_requirements()?;
 
     // 11. Everything that the child needs is built now; after this nothing is allocated for it.
-    let [.., control] = numbers;
     let in_place = in_place::is_wanted(way, &plan, &schedule, &lowering)?;
     let waits = lowering.wants_rendezvous() && !in_place;
     let rendezvous = if waits { Some(rendezvous_pipe()?) } else { None };
@@ -182,7 +197,7 @@ fn launch<W: Write>(
         lowering.finish(in_place::prologue())
     } else {
         lowering.inherit_parent_death_signal(Some(Signal::KILL.as_raw()));
-        lowering.finish(prologue(release_fd))
+        lowering.finish(prologue(release_fd, stdio))
     };
     drop(stage);
     let (attendee, foreseen) = (attendee_of(getpid()), &foreseen);
@@ -205,8 +220,10 @@ fn launch<W: Write>(
         return Err(here.become_workload(transcript));
     }
     let InPlace { lowered, error, .. } = here;
-    if rendezvous.is_none() {
-        out_of_reach()?;
+    match (&rendezvous, way) {
+        (None, _) => out_of_reach()?,
+        (Some(_), Way::Resident { dumpable, .. }) => set_dumpable(dumpable)?,
+        (Some(_), _) => {}
     }
 
     // 12. The child. It waits where the launcher has a part to do; otherwise the launcher does, until
@@ -223,6 +240,9 @@ fn launch<W: Write>(
     let attendee = attendee_of(child.pid());
     transcript.state(LauncherState::ChildCreated);
     transcript.note(&format!("mechanism=clone3 child_pid={}", attendee.pid));
+    if matches!(way, Way::Resident { .. }) {
+        transcript.note("way=resident");
+    }
     let noted = |time| notes.iter().filter(move |(when, ..)| *when == time);
     noted(NoteTime::Created).for_each(|(_, _, text)| transcript.note(text));
 
@@ -256,7 +276,7 @@ fn launch<W: Write>(
     transcript.state(LauncherState::ExecSucceeded);
     child.settle();
     drop(stage);
-    Ok(Some(Launched { child, teardown, ids }))
+    Ok(Some(Launched { child, end: End { teardown, ids } }))
 }
 
 /// Tells what was applied, what that leaves open, and how each phase resolved.
@@ -292,39 +312,54 @@ pub(crate) fn tell_results<W: Write>(
 }
 
 /// Tells that the workload runs, waits for its end, and tells how that was.
-fn observe(transcript: &mut TranscriptWriter<Control>, mut launched: Launched) {
+fn observe(transcript: &mut TranscriptWriter<Control>, launched: Launched) {
     // A channel that is gone is no reason to leave a workload that nobody waits for.
     note_trace(transcript);
     let _ = transcript.flush();
     match process::wait_and_forward(launched.child.pid()) {
-        Ok(status) => transcript.note(&how_it_ended(status)),
+        Ok(status) => {
+            let core = libc::WCOREDUMP(status.as_raw());
+            note_end(transcript, status.exit_status(), status.terminating_signal(), core);
+        }
         Err(error) => transcript.note(&format!("workload not waited for: {error}")),
     }
-    for (owner, result) in launched.teardown.run() {
-        let id = match owner {
-            Owner::Launcher => "launcher",
-            Owner::Entry(index) => launched.ids[index],
-        };
-        match result {
-            Ok(()) => transcript.note(&format!("teardown={id}")),
-            Err(why) => transcript.note(&format!("teardown failed: {id}: {why}")),
-        }
-    }
+    launched.end.tear_down(transcript);
     let _ = transcript.flush();
 }
 
-fn how_it_ended(status: WaitStatus) -> String {
-    match (status.exit_status(), status.terminating_signal()) {
+/// Notes how a workload ended: with which code, or by which signal and whether that left a core.
+pub(crate) fn note_end<W: Write>(
+    transcript: &mut TranscriptWriter<W>,
+    code: Option<i32>,
+    signal: Option<i32>,
+    core: bool,
+) {
+    transcript.note(&match (code, signal) {
         (Some(code), _) => format!("workload exited code={code}"),
         (None, signal) => {
-            let core = libc::WCOREDUMP(status.as_raw());
             format!("workload killed signal={} core={core}", signal.unwrap_or_default())
+        }
+    });
+}
+
+impl End {
+    /// Runs the teardown, and notes how each step of it went.
+    pub(crate) fn tear_down<W: Write>(mut self, transcript: &mut TranscriptWriter<W>) {
+        for (owner, result) in self.teardown.run() {
+            let id = match owner {
+                Owner::Launcher => "launcher",
+                Owner::Entry(index) => self.ids[index],
+            };
+            match result {
+                Ok(()) => transcript.note(&format!("teardown={id}")),
+                Err(why) => transcript.note(&format!("teardown failed: {id}: {why}")),
+            }
         }
     }
 }
 
 /// Writes the terminal of a launch that stopped, and why it did.
-fn tell(transcript: &mut TranscriptWriter<Control>, stop: &Stop) {
+pub(crate) fn tell<W: Write>(transcript: &mut TranscriptWriter<W>, stop: &Stop) {
     match stop {
         Stop::Refused(Refusal { reason, detail }) => {
             transcript.note(&format!("refusal={reason}"));
@@ -385,7 +420,7 @@ fn only_task() -> Result<(), Stop> {
 }
 
 /// Notes how long the stages took that have ended.
-fn note_trace<W: Write>(transcript: &mut TranscriptWriter<W>) {
+pub(crate) fn note_trace<W: Write>(transcript: &mut TranscriptWriter<W>) {
     for note in trace::notes() {
         transcript.note(&note);
     }
@@ -399,16 +434,10 @@ fn flush<W: Write>(transcript: &mut TranscriptWriter<W>) -> Result<(), Stop> {
 }
 
 /// The fd at a slot, seen to be of the declared shape.
-fn open_slot(slot: DescriptorSlot, channels: &[RawFd]) -> Result<OpenSlot<'static>, Stop> {
+fn open_slot<'r>(slot: DescriptorSlot, handed: &Slots<'r>) -> Result<OpenSlot<'r>, Stop> {
     let index = slot.slot_index;
     let fault = |what: String| Stop::fault(format!("slot {index} ({:?}): {what}", slot.role));
-    // A mechanism would keep it open, for the workload to write to.
-    let is_channel = channels.iter().any(|fd| u32::try_from(*fd) == Ok(index));
-    if is_channel && slot.role != DescriptorRole::ControlChannel {
-        return Err(fault("its number is that of one of the launcher's four fds".into()));
-    }
-    let fd = RawFd::try_from(index).ok().and_then(sys::inherited);
-    let fd = fd.ok_or_else(|| fault("its fd is closed".into()))?;
+    let fd = handed.at(slot).map_err(|what| fault(what.into()))?;
     let found = shape(fd).map_err(|errno| fault(format!("fstat: {errno}")))?;
     if found.is_none_or(|found| !slot.expected.admits(found)) {
         let found = found.map_or("something else".to_owned(), |found| format!("{found:?}"));
@@ -438,8 +467,12 @@ fn attendee_of(pid: Pid) -> Attendee {
 /// makes the workload dumpable again; a child that waits for its maps has to be so until then, for else
 /// its maps are root's too.
 pub(crate) fn out_of_reach() -> Result<(), Stop> {
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
-        .map_err(|errno| Stop::fault(format!("prctl(PR_SET_DUMPABLE, 0): {errno}")))
+    set_dumpable(DumpableBehavior::NotDumpable)
+}
+
+fn set_dumpable(behavior: DumpableBehavior) -> Result<(), Stop> {
+    rustix::process::set_dumpable_behavior(behavior)
+        .map_err(|errno| Stop::fault(format!("prctl(PR_SET_DUMPABLE): {errno}")))
 }
 
 /// The pipe that a child waits on, and the launcher's end of it.
@@ -449,7 +482,7 @@ fn rendezvous_pipe() -> Result<(OwnedFd, OwnedFd), Stop> {
 }
 
 /// What the child does before any mechanism's ops.
-fn prologue(release: Option<RawFd>) -> Vec<Op> {
+fn prologue(release: Option<RawFd>, stdio: Option<[RawFd; 3]>) -> Vec<Op> {
     // A launcher that dies takes its workload along, whenever it does: one that died before the
     // signal was asked for is no longer the parent.
     let mut ops = vec![Op::parent_death_signal(Signal::KILL.as_raw()), Op::parent_is_alive()];
@@ -457,6 +490,8 @@ fn prologue(release: Option<RawFd>) -> Vec<Op> {
     // Rust's runtime ignores SIGPIPE, and what is ignored stays so across an exec.
     ops.push(Op::default_action(libc::SIGPIPE));
     ops.push(Op::empty_signal_mask());
+    // Those of a message have other numbers, all of them above 2.
+    ops.extend((0..).zip(stdio.into_iter().flatten()).map(|(at, fd)| Op::dup3(fd, at)));
     ops
 }
 

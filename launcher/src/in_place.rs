@@ -26,19 +26,19 @@ use crate::{process, sys};
 
 /// Whether this launch is made in place.
 pub(crate) fn is_wanted(
-    way: Way,
+    way: Way<'_>,
     plan: &LaunchPlan,
     schedule: &Schedule<'_>,
     lowering: &Lowering<'_>,
 ) -> Result<bool, Stop> {
     let why_not = match lowering.bound_to_child() {
-        _ if way == Way::Child => return Ok(false),
+        _ if matches!(way, Way::Child | Way::Resident { .. }) => return Ok(false),
         // A host of version 1 waits for states that come after the exec.
         _ if plan.version() < 2 => Cow::from("the plan is of version 1"),
         Some((owner, why)) => format!("{}: {why}", schedule.id_of(owner)).into(),
         None => return Ok(true),
     };
-    if way == Way::InPlaceIfPossible {
+    if matches!(way, Way::InPlaceIfPossible) {
         return Ok(false);
     }
     let detail = format!("a launch in place is asked for, and {why_not}");

@@ -37,9 +37,13 @@ use std::process::ExitCode;
 mod assembly;
 mod coordinator;
 mod explain;
+mod flight;
 mod host;
 mod in_place;
+mod outbox;
 pub mod process;
+mod request;
+mod resident;
 #[allow(unsafe_code, reason = "the parent's system calls, behind safe functions")]
 mod sys;
 mod trace;
@@ -61,6 +65,8 @@ To confine a program from a shell, use `portcullis run`.
   (no argument)        launch: a child becomes the program, and the launcher waits for its end
   --in-place           launch: the launcher itself becomes the program, or refuses
   --prefer-in-place    launch: in place where the plan allows that, and as a child otherwise
+  --resident           launch whatever is asked for by messages on the Unix socket (SOCK_SEQPACKET) of
+                       PORTCULLIS_RESIDENT_FD, as children, until its other end is closed
   --explain            before one of those or alone: say what the launch would do, on standard output,
                        and launch nothing
   --mechanisms         the mechanisms that are linked in, and whether this kernel supports them, as JSON
@@ -82,7 +88,7 @@ macro_rules! main {
         #[unsafe(no_mangle)]
         extern "C" fn main(argc: i32, argv: *const *const ::core::ffi::c_char) -> i32 {
             // SAFETY: the C runtime passes its own arguments.
-            unsafe { $crate::start(argc, argv) }
+            unsafe { $crate::start(argc, argv, &MEMORY) }
         }
     };
 }
@@ -94,19 +100,19 @@ macro_rules! main {
 /// The arguments must be those that the C runtime calls `main` with.
 #[doc(hidden)]
 #[allow(unsafe_code, reason = "it takes the C runtime's arguments")]
-pub unsafe fn start(argc: i32, argv: *const *const std::ffi::c_char) -> i32 {
+pub unsafe fn start(argc: i32, argv: *const *const std::ffi::c_char, memory: &Arena) -> i32 {
     // SAFETY: the caller's.
-    obey(&unsafe { sys::arguments(argc, argv) }).into()
+    obey(&unsafe { sys::arguments(argc, argv) }, Some(memory)).into()
 }
 
 /// The launcher's main function, for a binary with Rust's runtime.
 ///
 /// Exits with 0 when the workload was exec'd, 3 when the plan was refused, 4 on a fault.
 pub fn main() -> ExitCode {
-    obey(&std::env::args_os().skip(1).collect::<Vec<_>>()).into()
+    obey(&std::env::args_os().skip(1).collect::<Vec<_>>(), None).into()
 }
 
-fn obey(arguments: &[OsString]) -> u8 {
+fn obey(arguments: &[OsString], memory: Option<&Arena>) -> u8 {
     sys::expect_children();
     let arguments: Vec<_> = arguments.iter().map(|it| it.to_str().unwrap_or("?")).collect();
     let (purpose, way) = match arguments.split_first() {
@@ -117,6 +123,7 @@ fn obey(arguments: &[OsString]) -> u8 {
         ([], _) => coordinator::run(purpose, Way::Child),
         (["--in-place"], _) => coordinator::run(purpose, Way::InPlace),
         (["--prefer-in-place"], _) => coordinator::run(purpose, Way::InPlaceIfPossible),
+        (["--resident"], Purpose::Launch) => resident::run(memory),
         (["--mechanisms"], Purpose::Launch) => host::describe(),
         (["--version"], Purpose::Launch) => {
             print(concat!("portcullis-launcher ", env!("CARGO_PKG_VERSION")))

@@ -1,17 +1,18 @@
 //! The parent's system calls that Rust calls unsafe, behind functions that are safe to call.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::UnsafeCell;
 use std::ffi::{CStr, OsStr, OsString, c_char};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use portcullis_child::{CloneOptions, Failure};
 
 use crate::assembly::Assembly;
+
+mod arena;
+
+pub use arena::Arena;
 
 /// Whether `fd` is open.
 fn is_open(fd: RawFd) -> bool {
@@ -189,146 +190,4 @@ pub(crate) fn unshare(namespaces: u64) -> io::Result<()> {
         i32::try_from(namespaces).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
     // SAFETY: the call touches no memory of this process.
     if unsafe { libc::unshare(flags) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// Bytes of the [`Arena`]: several times what a usual launch takes. Untouched pages cost nothing.
-const ARENA_LEN: usize = 512 << 10;
-
-/// An allocator for a process that lives for one launch: it hands out memory from one end of a static
-/// block to the other and takes none back.
-///
-/// A general allocator maps, touches and unmaps pages as it goes, which in a guest costs ten times
-/// what touching the next page of a block does, and together as much as half of a launch. What does
-/// not fit any more comes from the system's allocator.
-pub struct Arena {
-    block: UnsafeCell<[u8; ARENA_LEN]>,
-    used: AtomicUsize,
-}
-
-// SAFETY: parts of the block are handed out by an atomic addition, so no two callers share one.
-unsafe impl Sync for Arena {}
-
-impl Arena {
-    /// An arena of which nothing is used.
-    #[allow(clippy::new_without_default, reason = "it is made by a static, which needs a const fn")]
-    #[allow(
-        clippy::large_stack_arrays,
-        reason = "it is a static's initial value, never on a stack"
-    )]
-    pub const fn new() -> Self {
-        Self { block: UnsafeCell::new([0; ARENA_LEN]), used: AtomicUsize::new(0) }
-    }
-
-    fn holds(&self, place: *mut u8) -> bool {
-        place.addr().wrapping_sub(self.block.get().addr()) < ARENA_LEN
-    }
-}
-
-// SAFETY: each block is aligned, is as long as was asked for, and stays where it is; what is taken
-// back is either the system allocator's own or left alone.
-unsafe impl GlobalAlloc for Arena {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let base = self.block.get().cast::<u8>();
-        let take = |used: usize| {
-            let start =
-                (base.addr() + used).checked_next_multiple_of(layout.align())? - base.addr();
-            start.checked_add(layout.size()).filter(|end| *end <= ARENA_LEN)
-        };
-        match self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
-            // SAFETY: `take` gave an end within the block, so its start is within it too.
-            Ok(used) => unsafe { base.add(take(used).unwrap_or(ARENA_LEN) - layout.size()) },
-            // SAFETY: the caller's.
-            Err(_) => unsafe { System.alloc(layout) },
-        }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's.
-        let place = unsafe { self.alloc(layout) };
-        // Nothing of the block is handed out twice, so it is as zero as it began. (What a vector grows
-        // into in place was never handed out either, and it is asked for as not zeroed.)
-        if !place.is_null() && !self.holds(place) {
-            // SAFETY: the system's allocator gave as many bytes.
-            unsafe { place.write_bytes(0, layout.size()) };
-        }
-        place
-    }
-
-    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
-        if !self.holds(place) {
-            // SAFETY: what is not the arena's is the system's.
-            unsafe { System.dealloc(place, layout) };
-        }
-    }
-
-    unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        if !self.holds(place) {
-            // SAFETY: what is not the arena's is the system's.
-            return unsafe { System.realloc(place, layout, size) };
-        }
-        // What was handed out last grows where it is, as a vector that is being filled does.
-        let start = place.addr() - self.block.get().addr();
-        let (end, grown) = (start + layout.size(), start.saturating_add(size));
-        let swap =
-            |end, new| self.used.compare_exchange(end, new, Ordering::Relaxed, Ordering::Relaxed);
-        if size <= layout.size() || (grown <= ARENA_LEN && swap(end, grown).is_ok()) {
-            return place;
-        }
-        // SAFETY: the caller vouches for the size, and the layout's alignment is one.
-        let other = unsafe { self.alloc(Layout::from_size_align_unchecked(size, layout.align())) };
-        if !other.is_null() {
-            // SAFETY: both are as long as the old size, and what was just handed out is no other's.
-            unsafe { std::ptr::copy_nonoverlapping(place, other, layout.size()) };
-        }
-        other
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_was_handed_out_last_grows_in_place_and_anything_else_moves() {
-        static ARENA: Arena = Arena::new();
-        let layout = Layout::from_size_align(8, 8).unwrap();
-        // SAFETY: sizes are not zero, and each block is used as it was given.
-        unsafe {
-            let first = ARENA.alloc(layout);
-            first.write_bytes(7, 8);
-            assert_eq!(ARENA.realloc(first, layout, 64), first);
-            let second = ARENA.alloc(layout);
-            assert!(second.addr() >= first.addr() + 64);
-            let moved = ARENA.realloc(first, Layout::from_size_align(64, 8).unwrap(), 128);
-            assert_ne!(moved, first);
-            assert_eq!(std::slice::from_raw_parts(moved, 8), [7; 8]);
-            let large =
-                ARENA.realloc(moved, Layout::from_size_align(128, 8).unwrap(), 2 * ARENA_LEN);
-            assert!(!ARENA.holds(large));
-            assert_eq!(std::slice::from_raw_parts(large, 8), [7; 8]);
-            ARENA.dealloc(large, Layout::from_size_align(2 * ARENA_LEN, 8).unwrap());
-        }
-    }
-
-    #[test]
-    fn an_arena_hands_out_aligned_blocks_that_share_no_byte_and_overflows_to_the_system() {
-        static ARENA: Arena = Arena::new();
-        let mut blocks: Vec<(usize, usize)> = Vec::new();
-        for (size, align) in [(1, 1), (24, 8), (3, 1), (4096, 4096), (7, 2), (ARENA_LEN, 16)] {
-            let layout = Layout::from_size_align(size, align).unwrap();
-            // SAFETY: the size is not zero, and the block is given back as it was taken.
-            let place = unsafe { ARENA.alloc_zeroed(layout) };
-            assert_eq!(place.addr() % align, 0);
-            assert_eq!(ARENA.holds(place), size < ARENA_LEN);
-            // SAFETY: as many bytes were given.
-            let bytes = unsafe { std::slice::from_raw_parts_mut(place, size) };
-            assert!(bytes.iter().all(|byte| *byte == 0));
-            bytes.fill(0xff);
-            let range = (place.addr(), place.addr() + size);
-            assert!(blocks.iter().all(|other| range.1 <= other.0 || other.1 <= range.0));
-            blocks.push(range);
-            // SAFETY: it was taken with this layout, and is used no more.
-            unsafe { ARENA.dealloc(place, layout) };
-        }
-    }
 }

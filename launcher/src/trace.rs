@@ -9,17 +9,28 @@ use std::time::Instant;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
+/// The spans so far. An id is a place in the list, from one on.
+static SPANS: Mutex<Vec<(&'static str, Instant)>> = Mutex::new(Vec::new());
 /// What has ended since the last [`notes`].
 static ENDED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 static ON: AtomicUsize = AtomicUsize::new(0);
 
 /// Starts tracing where the environment asks for it.
 pub(crate) fn start() {
-    if std::env::var_os("BVISOR_TRACE").is_some_and(|value| value == "1")
-        && tracing::subscriber::set_global_default(Stages::default()).is_ok()
-    {
-        ON.store(1, Ordering::Relaxed);
+    set(std::env::var_os("BVISOR_TRACE").is_some_and(|value| value == "1"));
+}
+
+/// Traces from here on, or does not, and forgets what was traced before.
+pub(crate) fn set(on: bool) {
+    if on {
+        // It fails where it has been set before.
+        let _ = tracing::subscriber::set_global_default(Stages);
     }
+    if let (Ok(mut spans), Ok(mut ended)) = (SPANS.lock(), ENDED.lock()) {
+        spans.clear();
+        ended.clear();
+    }
+    ON.store(on.into(), Ordering::Relaxed);
 }
 
 /// The notes of the spans that have ended since the last call.
@@ -30,9 +41,8 @@ pub(crate) fn notes() -> Vec<String> {
     ENDED.lock().map(|mut ended| std::mem::take(&mut *ended)).unwrap_or_default()
 }
 
-/// Times spans. An id is a place in the list, from one on.
-#[derive(Default)]
-struct Stages(Mutex<Vec<(&'static str, Instant)>>);
+/// Times spans.
+struct Stages;
 
 impl Subscriber for Stages {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
@@ -40,14 +50,14 @@ impl Subscriber for Stages {
     }
 
     fn new_span(&self, span: &Attributes<'_>) -> Id {
-        let Ok(mut spans) = self.0.lock() else { return Id::from_u64(1) };
+        let Ok(mut spans) = SPANS.lock() else { return Id::from_u64(1) };
         spans.push((span.metadata().name(), Instant::now()));
         Id::from_u64(spans.len() as u64)
     }
 
     fn exit(&self, id: &Id) {
         let place = usize::try_from(id.into_u64()).unwrap_or(0).wrapping_sub(1);
-        let (Ok(spans), Ok(mut ended)) = (self.0.lock(), ENDED.lock()) else { return };
+        let (Ok(spans), Ok(mut ended)) = (SPANS.lock(), ENDED.lock()) else { return };
         if let Some((name, start)) = spans.get(place) {
             ended.push(format!("trace stage={name} us={}", start.elapsed().as_micros()));
         }

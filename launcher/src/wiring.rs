@@ -1,9 +1,11 @@
-//! The four fds that a supervisor names in the environment.
+//! The fds of a launch: those that a supervisor names in the environment, or those of a message.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use portcullis_core::descriptor::{DescriptorRole, DescriptorSlot};
 use portcullis_core::frame::{HEADER_LEN, MAX_BODY_LEN};
 use portcullis_core::mechanism::{Fault, Stop};
 use portcullis_core::state::RefusalReason;
@@ -11,7 +13,9 @@ use rustix::fs::{SealFlags, fcntl_get_seals};
 use rustix::io::{Errno, FdFlags, fcntl_setfd, pread, read, retry_on_intr};
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use crate::coordinator::Way;
 use crate::process::insist;
+use crate::request::Request;
 use crate::sys;
 
 const CONTROL: &str = "BVISOR_CONTROL_FD";
@@ -44,23 +48,77 @@ pub(crate) fn control() -> Result<Control, String> {
 }
 
 /// The channels of a launch.
-pub(crate) struct Channels {
+pub(crate) struct Channels<'r> {
     /// The plan.
-    pub(crate) plan: BorrowedFd<'static>,
+    pub(crate) plan: BorrowedFd<'r>,
     /// The end of the error pipe that the child writes to.
     pub(crate) error: OwnedFd,
     /// The end that the launcher reads.
     pub(crate) error_read: OwnedFd,
-    /// The numbers of all four, as they were named: the launcher's own, at which no slot may be.
-    pub(crate) numbers: [RawFd; 4],
+    /// The control channel's number.
+    pub(crate) control: RawFd,
+    /// Where the slots' fds are.
+    pub(crate) slots: Slots<'r>,
+    /// What the workload is to have at 0, 1 and 2, where that is not what the launcher has there.
+    pub(crate) stdio: Option<[RawFd; 3]>,
 }
 
-/// The other three.
+/// Where the fds of a plan's slots are.
+pub(crate) enum Slots<'r> {
+    /// Each is at its number, at which this process was started with it. These are the numbers of the
+    /// launcher's own channels, at which no slot may be.
+    Inherited([RawFd; 4]),
+    /// They came by a message: their numbers are names.
+    Received(&'r BTreeMap<u32, OwnedFd>),
+}
+
+impl<'r> Slots<'r> {
+    /// The fd of a slot, or what is wrong with it.
+    pub(crate) fn at(&self, slot: DescriptorSlot) -> Result<BorrowedFd<'r>, &'static str> {
+        let index = slot.slot_index;
+        match self {
+            // A mechanism would keep it open, for the workload to write to.
+            Self::Inherited(channels)
+                if slot.role != DescriptorRole::ControlChannel
+                    && channels.iter().any(|fd| u32::try_from(*fd) == Ok(index)) =>
+            {
+                Err("its number is that of one of the launcher's four fds")
+            }
+            Self::Inherited(_) => {
+                let fd = RawFd::try_from(index).ok().and_then(sys::inherited);
+                fd.ok_or("its fd is closed")
+            }
+            Self::Received(fds) => fds.get(&index).map(AsFd::as_fd).ok_or("no fd came for it"),
+        }
+    }
+}
+
+/// The channels, from the message that asked for the launch or from the environment.
 ///
 /// # Errors
 ///
-/// A [`Fault`] that says which variable is missing, malformed, or of a closed fd.
-pub(crate) fn channels() -> Result<Channels, Fault> {
+/// A [`Fault`] that says which variable is missing, malformed, or of a closed fd; or that no pipe could be
+/// made.
+pub(crate) fn channels(way: Way<'_>) -> Result<Channels<'_>, Fault> {
+    match way {
+        Way::Resident { request, .. } => received(request),
+        Way::Child | Way::InPlace | Way::InPlaceIfPossible => inherited(),
+    }
+}
+
+fn received(request: &Request) -> Result<Channels<'_>, Fault> {
+    let (error_read, error) = error_pipe()?;
+    Ok(Channels {
+        plan: request.plan.as_fd(),
+        error,
+        error_read,
+        control: request.control,
+        slots: Slots::Received(&request.slots),
+        stdio: Some(request.stdio.each_ref().map(AsRawFd::as_raw_fd)),
+    })
+}
+
+fn inherited() -> Result<Channels<'static>, Fault> {
     let fault = |what| Fault { what, note: None };
     let plan = named(PLAN).map_err(fault)?;
     let error_read = named(ERROR_READ).map_err(fault)?.as_raw_fd();
@@ -74,20 +132,32 @@ pub(crate) fn channels() -> Result<Channels, Fault> {
     }
     let closed = |name| fault(format!("{name} was closed"));
     let error_read = sys::take_inherited(error_read).ok_or_else(|| closed(ERROR_READ))?;
-    let Some(error) = sys::take_inherited(error) else {
+    let (error_read, error) = match sys::take_inherited(error) {
+        Some(error) => {
+            // So that the exec shows as end of file. It is inherited, so the supervisor could not set it.
+            fcntl_setfd(&error, FdFlags::CLOEXEC)
+                .map_err(|errno| fault(format!("setting close-on-exec of {ERROR}: {errno}")))?;
+            (error_read, error)
+        }
         // bvisor 0.10 hosts leave close-on-exec set on this end, so the launcher's own exec has closed
         // it. The pipe is between the launcher and its child; one of the launcher's own does as well.
-        let (error_read, error) = pipe_with(PipeFlags::CLOEXEC)
-            .map_err(|errno| fault(format!("making an error pipe: {errno}")))?;
-        return Ok(Channels { plan, error, error_read, numbers });
+        None => error_pipe()?,
     };
-    // So that the exec shows as end of file. It is inherited, so the supervisor could not set it.
-    fcntl_setfd(&error, FdFlags::CLOEXEC)
-        .map_err(|errno| fault(format!("setting close-on-exec of {ERROR}: {errno}")))?;
-    Ok(Channels { plan, error, error_read, numbers })
+    let slots = Slots::Inherited(numbers);
+    Ok(Channels { plan, error, error_read, control, slots, stdio: None })
 }
 
-fn named(variable: &str) -> Result<BorrowedFd<'static>, String> {
+fn error_pipe() -> Result<(OwnedFd, OwnedFd), Fault> {
+    pipe_with(PipeFlags::CLOEXEC)
+        .map_err(|errno| Fault { what: format!("making an error pipe: {errno}"), note: None })
+}
+
+/// The fd that a variable names.
+///
+/// # Errors
+///
+/// What is wrong with the variable.
+pub(crate) fn named(variable: &str) -> Result<BorrowedFd<'static>, String> {
     let fd = number(variable)?;
     sys::inherited(fd).ok_or_else(|| format!("{variable} is {fd}, and that fd is closed"))
 }

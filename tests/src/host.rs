@@ -247,6 +247,11 @@ impl Host {
         self.fds.insert(slot_index, fd);
     }
 
+    /// The folder alone.
+    pub(crate) fn into_folder(self) -> TempDir {
+        self.folder
+    }
+
     /// The declaration of a slot.
     pub fn declared(&mut self, slot_index: u32) -> &mut DescriptorSlot {
         let mut slots = self.body.descriptor_table.iter_mut();
@@ -283,7 +288,8 @@ impl Host {
         self.plan.clone().unwrap_or_else(|| LaunchPlan::encode(&self.body).expect("a body"))
     }
 
-    fn plan_fd(&mut self) -> OwnedFd {
+    /// The plan, on an fd as it is handed over.
+    pub fn plan_fd(&mut self) -> OwnedFd {
         let frame = self.frame();
         if self.piped {
             let (read, write) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe");

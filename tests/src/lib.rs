@@ -8,10 +8,12 @@
 mod binary;
 mod host;
 mod need;
+mod resident;
 
 pub use binary::portcullis;
 pub use host::{Host, Outcome, VERSION_1_FRAMES, launcher, pid, read_proc, send, write_program};
 pub use need::{Need, Test, cgroup2, python, run};
+pub use resident::{Asked, Resident};
 pub use rustix::process::Signal;
 
 /// The tests of a file, by their functions' names, each with what it needs.

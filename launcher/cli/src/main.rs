@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod doctor;
+mod each_line;
 mod mechanisms;
 mod policy;
 mod report;

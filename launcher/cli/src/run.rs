@@ -16,6 +16,7 @@ use portcullis::mechanism::seccomp::Seccomp;
 use portcullis::{Command, Error, OpenError, RefusalReason};
 
 use crate::doctor::own_cgroup;
+use crate::each_line::EachLine;
 use crate::policy::{CapDrop, Mechanism, ResourceLimit, Size, User};
 use crate::report::Reporting;
 use crate::{OWN_FAILURE, complain, signals};
@@ -111,6 +112,8 @@ pub(crate) struct Run {
     cwd: Option<PathBuf>,
     #[command(flatten)]
     reporting: Reporting,
+    #[command(flatten)]
+    each_line: EachLine,
     /// Say what would be done, down to each system call, and launch nothing.
     #[arg(long)]
     explain: bool,
@@ -138,6 +141,13 @@ impl Run {
                     let _ = io::stdout().write_all(words.as_bytes());
                     ExitCode::SUCCESS
                 }
+                Err(error) => self.fail(&error),
+            };
+        }
+        if self.each_line.is_wanted() {
+            let arguments = &self.program[1..];
+            return match self.each_line.run(&command, arguments, &self.reporting) {
+                Ok(code) => code,
                 Err(error) => self.fail(&error),
             };
         }

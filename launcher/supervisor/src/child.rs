@@ -1,9 +1,9 @@
 //! A confined program that runs.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::ExitStatusExt;
+use std::os::fd::OwnedFd;
 use std::process::{ChildStderr, ChildStdin, ChildStdout, ExitStatus};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use portcullis_core::state::LauncherState;
@@ -11,12 +11,11 @@ use portcullis_core::transcript::Transcript;
 use portcullis_launcher::process;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, read, retry_on_intr};
-use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, pidfd_send_signal, waitpid,
-};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::control::{Control, wait_for};
 use crate::error::Error;
+use crate::process::Process;
 use crate::report::{Remark, Report, Stopped, Way};
 
 /// Our ends of the pipes that were asked for.
@@ -53,6 +52,8 @@ pub struct Child {
     launcher: Launcher,
     control: Control,
     left_out: Vec<Remark>,
+    /// Whether its end is known, or is nobody's concern any more.
+    over: bool,
 }
 
 /// What a program came to, and what it wrote.
@@ -68,26 +69,62 @@ pub struct Output {
     pub report: Report,
 }
 
-/// The launcher, which is reaped exactly once.
+/// Whose child the program is, or, in place, is itself.
 #[derive(Debug)]
-struct Launcher {
-    pid: Pid,
-    ended: Option<ExitStatus>,
-    detached: bool,
+pub(crate) enum Launcher {
+    /// A launcher of its own.
+    Own(Process),
+    /// One that has other programs too, and lives on.
+    Resident(Arc<Mutex<Process>>),
+}
+
+impl Launcher {
+    fn pid(&self) -> Pid {
+        match self {
+            Self::Own(process) => process.pid(),
+            Self::Resident(process) => lock(process).pid(),
+        }
+    }
+
+    /// Kills it, and says how it ended.
+    fn end(&mut self) -> io::Result<ExitStatus> {
+        let end = |process: &mut Process| {
+            process.kill();
+            process.reap()
+        };
+        match self {
+            Self::Own(process) => end(process),
+            Self::Resident(process) => end(&mut lock(process)),
+        }
+    }
+
+    /// Reaps it where it has nothing left to do.
+    fn settle(&mut self) -> Result<(), Error> {
+        match self {
+            Self::Own(process) => {
+                process.reap().map_err(Error::system("waiting for the launcher")).map(drop)
+            }
+            Self::Resident(_) => Ok(()),
+        }
+    }
+}
+
+/// What a mutex guards. Nothing that is done under it leaves it half done.
+pub(crate) fn lock(process: &Mutex<Process>) -> MutexGuard<'_, Process> {
+    process.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Child {
     /// The child of a launcher that was started: waits until its program runs.
     pub(crate) fn started(
-        launcher: Pid,
+        launcher: Launcher,
         control: Control,
         pipes: Pipes,
         left_out: Vec<Remark>,
         limit: Duration,
     ) -> Result<Self, Error> {
         let Pipes { stdin, stdout, stderr } = pipes;
-        let launcher = Launcher { pid: launcher, ended: None, detached: false };
-        let mut child = Self { stdin, stdout, stderr, launcher, control, left_out };
+        let mut child = Self { stdin, stdout, stderr, launcher, control, left_out, over: false };
         match child.control.read_to_terminal(limit)? {
             Some(LauncherState::ExecSucceeded) => Ok(child),
             Some(_) => Err(child.stopped()?),
@@ -99,7 +136,8 @@ impl Child {
     /// Why the launch stopped, with all that the launcher has to say of it.
     fn stopped(&mut self) -> Result<Error, Error> {
         self.control.read_to_end()?;
-        self.launcher.reap().map_err(Error::system("waiting for the launcher"))?;
+        self.launcher.settle()?;
+        self.over = true;
         let report = self.report();
         Ok(match report.stopped.clone() {
             Some(Stopped::Refused { reason, detail }) => {
@@ -122,8 +160,8 @@ impl Child {
     fn launcher_ended(&mut self) -> Result<Error, Error> {
         // One that closed its channel and lives is no better than one that died.
         self.kill_workload();
-        self.launcher.kill();
-        let status = self.launcher.reap().map_err(Error::system("waiting for the launcher"))?;
+        let status = self.launcher.end().map_err(Error::system("waiting for the launcher"))?;
+        self.over = true;
         let after = self.control.transcript.states().last();
         let after = after.map_or_else(|| "starting".to_owned(), ToString::to_string);
         Ok(Error::LauncherEnded { status, after })
@@ -145,9 +183,9 @@ impl Child {
     }
 
     /// The launcher's pid, which after a launch in place is the program's. A signal that is sent to it
-    /// reaches the program.
+    /// reaches the program, unless the launcher is a [resident](crate::Resident) one.
     pub fn launcher_id(&self) -> u32 {
-        self.launcher.pid.as_raw_nonzero().get().unsigned_abs()
+        self.launcher.pid().as_raw_nonzero().get().unsigned_abs()
     }
 
     /// What the launcher has told so far; complete after [`wait`](Self::wait).
@@ -156,7 +194,10 @@ impl Child {
         report.missing.extend_from_slice(&self.left_out);
         if self.in_place() {
             report.executed = true;
-            report.status = self.launcher.ended;
+            report.status = match &self.launcher {
+                Launcher::Own(program) => program.ended(),
+                Launcher::Resident(_) => None,
+            };
         }
         report
     }
@@ -187,8 +228,10 @@ impl Child {
         if !self.control.read_available()? {
             return Ok(None);
         }
-        if self.in_place() {
-            return self.launcher.try_reap().map_err(Error::system("waiting for the program"));
+        if let Some(program) = self.program() {
+            let ended = program.try_reap().map_err(Error::system("waiting for the program"))?;
+            self.over = ended.is_some();
+            return Ok(ended);
         }
         self.finish().map(Some)
     }
@@ -214,31 +257,50 @@ impl Child {
     ///
     /// [`Error::System`] where the kernel would not.
     pub fn kill(&mut self) -> Result<(), Error> {
-        if self.in_place() {
-            self.launcher.kill();
-        } else if self.launcher.ended.is_none() && !self.kill_workload() {
+        if let Some(program) = self.program() {
+            program.kill();
+        } else if !self.over && !self.kill_workload() {
             // It has ended, and the launcher is about to say so; or the launcher can't say, and with
             // it goes what it launched.
             let told = wait_for(self.control.fd(), Some(Duration::from_secs(1)));
-            if !told.map_err(Error::system("waiting for the launcher"))? {
-                self.launcher.kill();
+            if let (false, Launcher::Own(launcher)) =
+                (told.map_err(Error::system("waiting for the launcher"))?, &self.launcher)
+            {
+                launcher.kill();
             }
         }
         Ok(())
     }
 
     /// Leaves the program and its launcher running when this is dropped. The launcher is then a child
-    /// of this process that somebody else must wait for.
+    /// of this process that somebody else must wait for. One that is [resident](crate::Resident) takes
+    /// the program along when it ends; until then an fd of this process is left open for it.
     pub fn detach(mut self) {
-        self.launcher.detached = true;
+        self.over = true;
+        if let Launcher::Resident(_) = self.launcher {
+            // Who closes the control channel of such a program has it killed.
+            self.control.leave_open();
+        }
+    }
+
+    /// The program, where the launcher has become it.
+    fn program(&mut self) -> Option<&mut Process> {
+        let in_place = self.in_place();
+        match &mut self.launcher {
+            Launcher::Own(process) if in_place => Some(process),
+            Launcher::Own(_) | Launcher::Resident(_) => None,
+        }
     }
 
     fn finish(&mut self) -> Result<ExitStatus, Error> {
-        if self.in_place() {
-            return self.launcher.reap().map_err(Error::system("waiting for the program"));
-        }
-        let Some(status) = self.report().status else { return Err(self.launcher_ended()?) };
-        self.launcher.reap().map_err(Error::system("waiting for the launcher"))?;
+        let status = if let Some(program) = self.program() {
+            program.reap().map_err(Error::system("waiting for the program"))?
+        } else {
+            let Some(status) = self.report().status else { return Err(self.launcher_ended()?) };
+            self.launcher.settle()?;
+            status
+        };
+        self.over = true;
         Ok(status)
     }
 
@@ -262,73 +324,40 @@ impl Child {
     }
 
     /// Kills the workload, if it is known and is the launcher's child still.
-    fn kill_workload(&self) -> bool {
+    fn kill_workload(&mut self) -> bool {
         let pid = self.report().pid().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
         let Some(pid) = pid else { return false };
         let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
-        // The number may be another's by now. The launcher has one child, so its child this is.
+        // The number may be another's by now. A launcher has one child, so its child this is.
         if process::stat_field(pid, 4) != Some(self.launcher_id().into()) {
             return false;
         }
-        pidfd_send_signal(&pidfd, Signal::KILL).is_ok()
+        // A resident one has more, and reaps each after it has told of its end.
+        let told = matches!(self.launcher, Launcher::Resident(_))
+            && (self.control.read_available().is_err() || self.told().status.is_some());
+        !told && pidfd_send_signal(&pidfd, Signal::KILL).is_ok()
     }
 }
 
 impl Drop for Child {
     fn drop(&mut self) {
-        if self.launcher.ended.is_some() || self.launcher.detached {
+        if self.over {
             return;
         }
-        if self.in_place() {
-            self.launcher.kill();
-            let _ = self.launcher.reap();
-            return;
-        }
-        // A launcher whose child was killed reaps it and ends; one that does not is killed, and what
-        // it launched is left to the system to reap.
-        if self.kill_workload() {
-            let ended = pidfd_open(self.launcher.pid, PidfdFlags::empty()).is_ok_and(|pidfd| {
-                wait_for(&pidfd.as_fd(), Some(Duration::from_secs(1))) == Ok(true)
-            });
-            if !ended {
-                self.launcher.kill();
+        if self.program().is_none() && self.kill_workload() {
+            // A launcher whose child was killed reaps it and says so; one that does not is killed, and
+            // what it launched is left to the system to reap.
+            const LIMIT: Duration = Duration::from_secs(1);
+            match &self.launcher {
+                Launcher::Own(launcher) => launcher.kill_after(LIMIT),
+                Launcher::Resident(_) => self.control.read_to_end_within(LIMIT),
             }
-        } else {
-            self.launcher.kill();
         }
-        let _ = self.launcher.reap();
-    }
-}
-
-impl Launcher {
-    fn kill(&self) {
-        if self.ended.is_none() {
-            let _ = kill_process(self.pid, Signal::KILL);
+        // What a resident one still has to do for it, it does when the control channel is closed.
+        if let Launcher::Own(launcher) = &mut self.launcher {
+            launcher.kill();
+            let _ = launcher.reap();
         }
-    }
-
-    /// Its end, if that has come.
-    fn try_reap(&mut self) -> io::Result<Option<ExitStatus>> {
-        if self.ended.is_none() {
-            let ended = retry_on_intr(|| waitpid(Some(self.pid), WaitOptions::NOHANG))?;
-            self.ended = ended.map(|(_, status)| ExitStatus::from_raw(status.as_raw()));
-        }
-        Ok(self.ended)
-    }
-
-    fn reap(&mut self) -> io::Result<ExitStatus> {
-        if let Some(status) = self.ended {
-            return Ok(status);
-        }
-        let status = match process::wait(self.pid) {
-            Ok(status) => ExitStatus::from_raw(status.as_raw()),
-            // A process that ignores SIGCHLD, or has another part that waits for every child, is not told
-            // how its launcher ended. What counts of that is in the transcript.
-            Err(error) if error.raw_os_error() == Some(libc::ECHILD) => ExitStatus::default(),
-            Err(error) => return Err(error),
-        };
-        self.ended = Some(status);
-        Ok(status)
     }
 }
 

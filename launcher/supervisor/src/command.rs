@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_core::mechanism::{OpenError, Policy};
@@ -436,7 +437,7 @@ impl Command {
 
     fn launcher_arguments(&self) -> &'static [&'static str] {
         match self.way {
-            Way::Child => &[],
+            Way::Child | Way::Resident => &[],
             Way::InPlace => &["--prefer-in-place"],
         }
     }
@@ -529,7 +530,7 @@ impl Command {
             through: self.through.clone(),
             arguments: self.launcher_arguments(),
             plan: plan.seal()?,
-            directory,
+            directory: directory.map(Arc::new),
             setup_limit: self.setup_limit,
             trace: self.trace,
             die_with_parent: self.die_with_parent,

@@ -69,6 +69,24 @@ impl Control {
         Ok(())
     }
 
+    /// Reads to the end of the channel, or for as long as `limit`, and keeps an error to itself.
+    pub(crate) fn read_to_end_within(&mut self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        while !self.ended {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !matches!(self.wait(Some(left)), Ok(true)) || self.read().is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Leaves the channel open for as long as this process lives.
+    pub(crate) fn leave_open(&self) {
+        if let Ok(copy) = self.fd.try_clone() {
+            std::mem::forget(copy);
+        }
+    }
+
     /// Reads what is there; true at the channel's end.
     pub(crate) fn read_available(&mut self) -> Result<bool, Error> {
         while !self.ended && self.wait(Some(Duration::ZERO))? {

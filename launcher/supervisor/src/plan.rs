@@ -1,12 +1,13 @@
 //! From a command to a sealed plan: where paths become fds.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use portcullis_core::descriptor::DescriptorSlot;
 use portcullis_core::mechanism::{Opening, Policy};
 use portcullis_core::plan::{LaunchBody, LaunchPlan, LoweringEntry, Target, lowering_digest};
 use portcullis_core::registry::Registry;
-use portcullis_core::{Digest, Params};
+use portcullis_core::{Digest, OsText, Params};
 use portcullis_mechanisms::ambient_scrub::AmbientScrub;
 use portcullis_mechanisms::exec::Exec;
 use rustix::fs::MemfdFlags;
@@ -54,8 +55,10 @@ pub(crate) struct Draft<'c> {
 pub(crate) struct Plan<Frame = OwnedFd> {
     /// The frame, sealed in a memfd.
     pub(crate) frame: Frame,
+    /// What the frame says.
+    body: LaunchBody,
     /// The fds, each with its slot.
-    pub(crate) slots: Vec<(DescriptorSlot, OwnedFd)>,
+    pub(crate) slots: Arc<[(DescriptorSlot, OwnedFd)]>,
     /// What was preferred and is left out, and why.
     pub(crate) left_out: Vec<Remark>,
 }
@@ -89,7 +92,23 @@ impl Plan<Vec<u8>> {
     pub(crate) fn seal(self) -> Result<Plan, Error> {
         let frame = sealed("plan", MemfdFlags::NOEXEC_SEAL, &self.frame)
             .map_err(Error::system("sealing the plan in a memfd"))?;
-        Ok(Plan { frame, slots: self.slots, left_out: self.left_out })
+        let Self { body, slots, left_out, .. } = self;
+        Ok(Plan { frame, body, slots, left_out })
+    }
+}
+
+impl Plan {
+    /// The plan of another attempt, with these arguments after the program's name.
+    pub(crate) fn with_arguments(
+        &self,
+        arguments: impl Iterator<Item = OsText>,
+    ) -> Result<Self, Error> {
+        let mut body = LaunchBody { attempt_id: attempt()?, ..self.body.clone() };
+        body.target.argv.truncate(1);
+        body.target.argv.extend(arguments);
+        let frame = LaunchPlan::encode(&body)?;
+        let (slots, left_out) = (Arc::clone(&self.slots), self.left_out.clone());
+        Plan { frame, body, slots, left_out }.seal()
     }
 }
 
@@ -115,7 +134,7 @@ impl Draft<'_> {
         }
         let (target, slots) = opening.finish();
         let h_l = lowering_digest(&lowering);
-        let frame = LaunchPlan::encode(&LaunchBody {
+        let body = LaunchBody {
             attempt_id: attempt()?,
             // What was asked for is all in the lowering; no other authority and no policy is named.
             plan_id: h_l,
@@ -125,8 +144,9 @@ impl Draft<'_> {
             lowering,
             descriptor_table: slots.iter().map(|(slot, _)| *slot).collect(),
             target,
-        })?;
-        Ok(Plan { frame, slots, left_out })
+        };
+        let frame = LaunchPlan::encode(&body)?;
+        Ok(Plan { frame, body, slots: slots.into(), left_out })
     }
 }
 

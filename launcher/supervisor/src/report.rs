@@ -37,6 +37,9 @@ pub enum Way {
     Child,
     /// The launcher itself: the workload is this process's own child.
     InPlace,
+    /// A child of a [resident](crate::Resident) launcher. (What is asked of a launcher of its own with
+    /// this is a [`Child`](Self::Child).)
+    Resident,
 }
 
 /// A word of a mechanism's own.
@@ -90,10 +93,12 @@ impl Report {
             _ => None,
         };
         let status = transcript.notes().iter().find_map(|note| end(note));
-        let mechanism = |way| move |note: &String| leading(note, "mechanism") == Some(way);
-        let way = [("clone3", Way::Child), ("in_place", Way::InPlace)]
-            .into_iter()
-            .find_map(|(name, way)| transcript.notes().iter().any(mechanism(name)).then_some(way));
+        let way = match (found(&transcript, "mechanism"), found(&transcript, "way")) {
+            (Some("clone3"), Some("resident")) => Some(Way::Resident),
+            (Some("clone3"), _) => Some(Way::Child),
+            (Some("in_place"), _) => Some(Way::InPlace),
+            _ => None,
+        };
         let executed = transcript.terminal() == Some(LauncherState::ExecSucceeded);
         let [residual, missing] = ["residual", "missing"].map(|name| remarks(&transcript, name));
         Self { transcript, phases, residual, missing, stopped, way, executed, status }

@@ -1,7 +1,7 @@
 //! Standard input, output and error of a program.
 
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use crate::child::Pipes;
 use crate::error::Error;
@@ -49,44 +49,65 @@ impl Stdio {
         [Self(Source::Null), Self(Source::Piped), Self(Source::Piped)];
 }
 
-/// What a launcher is to have at 0, 1 and 2.
-#[derive(Default)]
-pub(crate) struct Streams {
+/// What a program is to have at 0, 1 and 2.
+pub(crate) struct Streams<'s> {
     /// Our ends of the pipes.
     pub(crate) pipes: Pipes,
-    /// The fds, each with its number, where they are not this process's own.
-    pub(crate) fds: Vec<(RawFd, u32)>,
-    /// Those of the fds that are made for this launch.
-    pub(crate) made: Vec<OwnedFd>,
+    /// The fds, where they are not this process's own.
+    fds: [Option<Stream<'s>>; 3],
 }
 
-impl Streams {
+enum Stream<'s> {
+    Given(BorrowedFd<'s>),
+    Made(OwnedFd),
+}
+
+impl Stream<'_> {
+    fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Given(fd) => *fd,
+            Self::Made(fd) => fd.as_fd(),
+        }
+    }
+}
+
+impl<'s> Streams<'s> {
     /// Opens what `stdio` says, and what `defaults` does where it says nothing.
-    pub(crate) fn open(stdio: &[Option<Stdio>; 3], defaults: &[Stdio; 3]) -> Result<Self, Error> {
-        let mut streams = Self::default();
+    pub(crate) fn open(
+        stdio: &'s [Option<Stdio>; 3],
+        defaults: &'s [Stdio; 3],
+    ) -> Result<Self, Error> {
+        let mut streams = Self { pipes: Pipes::default(), fds: [None, None, None] };
         for (target, (set, default)) in (0..3).zip(stdio.iter().zip(defaults)) {
-            let fd = match &set.as_ref().unwrap_or(default).0 {
+            let stream = match &set.as_ref().unwrap_or(default).0 {
                 Source::Inherit => continue,
-                Source::Fd(fd) => fd.as_raw_fd(),
+                Source::Fd(fd) => Stream::Given(fd.as_fd()),
                 Source::Null => {
                     let null = File::options().read(true).write(true).open("/dev/null");
-                    streams.keep(null.map_err(Error::system("opening /dev/null"))?.into())
+                    Stream::Made(null.map_err(Error::system("opening /dev/null"))?.into())
                 }
                 Source::Piped => {
                     let (read, write) = pipe()?;
                     let (ours, end) = if target == 0 { (write, read) } else { (read, write) };
                     streams.pipes.set(target, ours);
-                    streams.keep(end)
+                    Stream::Made(end)
                 }
             };
-            streams.fds.push((fd, target));
+            streams.fds[target as usize] = Some(stream);
         }
         Ok(streams)
     }
 
-    fn keep(&mut self, fd: OwnedFd) -> RawFd {
-        let raw = fd.as_raw_fd();
-        self.made.push(fd);
-        raw
+    /// The fds, each with its number, where they are not this process's own.
+    pub(crate) fn placed(&self) -> impl Iterator<Item = (RawFd, u32)> {
+        let numbered = (0..3).zip(&self.fds);
+        numbered.filter_map(|(target, fd)| Some((fd.as_ref()?.fd().as_raw_fd(), target)))
+    }
+
+    /// The fds, or, where they are this process's own, those of `own`.
+    pub(crate) fn or<'f>(&'f self, own: [BorrowedFd<'f>; 3]) -> [BorrowedFd<'f>; 3] {
+        let [input, output, error] = self.fds.each_ref().map(|it| it.as_ref().map(Stream::fd));
+        let [own_input, own_output, own_error] = own;
+        [input.unwrap_or(own_input), output.unwrap_or(own_output), error.unwrap_or(own_error)]
     }
 }

@@ -1,14 +1,18 @@
 //! A launch that is opened once and made any number of times.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::child::{Child, Output};
+use crate::child::{Child, Launcher as LauncherOf, Output};
 use crate::control::Control;
 use crate::error::Error;
 use crate::launcher::{Launcher, ask};
 use crate::plan::Plan;
+use crate::process::Process;
+use crate::resident::Resident;
 use crate::spawn::{Placement, pipe, place};
 use crate::stdio::{Stdio, Streams};
 
@@ -32,7 +36,7 @@ pub struct Template {
     pub(crate) through: Vec<String>,
     pub(crate) arguments: &'static [&'static str],
     pub(crate) plan: Plan,
-    pub(crate) directory: Option<OwnedFd>,
+    pub(crate) directory: Option<Arc<OwnedFd>>,
     pub(crate) setup_limit: Duration,
     pub(crate) trace: bool,
     pub(crate) die_with_parent: bool,
@@ -75,6 +79,41 @@ impl Template {
         self.spawn_with(Stdio::COLLECTED)?.wait_with_output()
     }
 
+    /// The same program and confinement with other arguments, in place of all that there were: what is open
+    /// is shared, and nothing is opened again.
+    ///
+    /// ```
+    /// let template = portcullis::Command::new("test").template()?;
+    /// assert!(template.with_arguments(["1", "-lt", "2"])?.status()?.success());
+    /// # Ok::<(), portcullis::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Plan`] for arguments that no program can be given.
+    pub fn with_arguments<S: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            plan: self.plan.with_arguments(arguments.into_iter().map(|it| it.as_ref().into()))?,
+            launcher: self.launcher.clone(),
+            directory: self.directory.clone(),
+            through: self.through.clone(),
+            ..*self
+        })
+    }
+
+    /// Starts the launcher that this is made for, to be kept for any number of launches, of this and of
+    /// other templates.
+    ///
+    /// # Errors
+    ///
+    /// As [`Resident::start`].
+    pub fn resident(&self) -> Result<Resident, Error> {
+        Resident::of(&self.launcher, self.die_with_parent)
+    }
+
     pub(crate) fn explain(&self) -> Result<String, Error> {
         let (wires, _ours) = Wires::new()?;
         let question = [&["--explain"], self.arguments].concat();
@@ -87,19 +126,21 @@ impl Template {
         defaults: &[Stdio; 3],
     ) -> Result<Child, Error> {
         let (wires, control) = Wires::new()?;
-        let Streams { pipes, fds, made } = Streams::open(stdio, defaults)?;
+        let mut streams = Streams::open(stdio, defaults)?;
         let mut with = wires.placement(&self.plan);
-        with.fds.extend(fds);
+        with.fds.extend(streams.placed());
         with.trace = self.trace;
         with.die_with_parent = self.die_with_parent;
         with.directory = self.directory.as_ref().map(AsRawFd::as_raw_fd);
         let before = self.through.iter().map(String::as_str);
         let arguments: Vec<_> = before.chain(self.arguments.iter().copied()).collect();
         let process = place(&self.launcher, &arguments, &with)?;
+        let pipes = std::mem::take(&mut streams.pipes);
         // The launcher has its own copies: with ours open, no pipe would ever show its end.
-        drop((wires, made));
+        drop((wires, streams));
+        let launcher = LauncherOf::Own(Process::new(process.pid()));
         let (control, left_out) = (Control::new(control), self.plan.left_out.clone());
-        Child::started(process.pid(), control, pipes, left_out, self.setup_limit)
+        Child::started(launcher, control, pipes, left_out, self.setup_limit)
     }
 }
 

@@ -1,0 +1,189 @@
+//! The resident launcher: one process that makes any number of launches, each asked for by a message.
+//!
+//! It has one thread. While a launch is set up it does nothing else; from the exec on it waits for the
+//! workload's end beside everything else that it waits for.
+
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use portcullis_core::mechanism::{Fault, Stop};
+use portcullis_core::plan::LaunchPlan;
+use portcullis_core::state::{LauncherState, RefusalReason};
+use portcullis_core::transcript::TranscriptWriter;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::{Errno, FdFlags, fcntl_setfd};
+use rustix::net::SocketType;
+use rustix::net::sockopt::socket_type;
+use rustix::process::{DumpableBehavior, dumpable_behavior, fchdir};
+
+use crate::coordinator::{self, Purpose, Way};
+use crate::flight::{Flight, Happened};
+use crate::outbox::Outbox;
+use crate::request::Received;
+use crate::{Arena, FAULTED, complain, process, sys, trace, wiring};
+
+const SOCKET: &str = "PORTCULLIS_RESIDENT_FD";
+
+/// Serves until the supervisor is gone, and says with which status to exit.
+pub(crate) fn run(memory: Option<&Arena>) -> u8 {
+    if let Some(memory) = memory {
+        memory.recycle();
+    }
+    match Resident::start() {
+        Ok(resident) => resident.serve(),
+        Err(what) => {
+            complain(&what);
+            FAULTED
+        }
+    }
+}
+
+/// Refuses a plan that is not in a sealed memfd, where reading it must not block.
+pub(crate) fn refuse_to_block(way: Way<'_>) -> Result<(), Stop> {
+    if !matches!(way, Way::Resident { .. }) {
+        return Ok(());
+    }
+    let detail =
+        "a resident launcher takes a plan in a sealed memfd alone: anything else may block it";
+    Err(Stop::refuse(RefusalReason::PlanInvalid, detail))
+}
+
+/// Refuses a plan of version 1, whose hosts know of no resident launcher.
+pub(crate) fn refuse_version_1(way: Way<'_>, plan: &LaunchPlan) -> Result<(), Stop> {
+    if plan.version() >= 2 || !matches!(way, Way::Resident { .. }) {
+        return Ok(());
+    }
+    let detail = "the plan is of version 1, and a resident launcher takes those of version 2";
+    Err(Stop::refuse(RefusalReason::MissingPrimitive, detail))
+}
+
+struct Resident {
+    socket: BorrowedFd<'static>,
+    /// The working directory that this process was started in.
+    home: OwnedFd,
+    /// How dumpable it was then.
+    dumpable: DumpableBehavior,
+    flights: Vec<Flight>,
+}
+
+impl Resident {
+    fn start() -> Result<Self, String> {
+        let socket = wiring::named(SOCKET)?;
+        // Messages must stay apart, and must come from one supervisor.
+        if socket_type(socket) != Ok(SocketType::SEQPACKET) {
+            return Err(format!("{SOCKET} is no socket of the type SOCK_SEQPACKET"));
+        }
+        fcntl_setfd(socket, FdFlags::CLOEXEC)
+            .map_err(|errno| format!("setting close-on-exec of {SOCKET}: {errno}"))?;
+        occupy_stdio().map_err(|errno| format!("opening /dev/null: {errno}"))?;
+        let home = open(".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| format!("opening the working directory: {errno}"))?;
+        let dumpable =
+            dumpable_behavior().map_err(|errno| format!("prctl(PR_GET_DUMPABLE): {errno}"))?;
+        coordinator::out_of_reach().map_err(|stop| stop.to_string())?;
+        process::hold_signals().map_err(|error| format!("blocking signals: {error}"))?;
+        // Whatever goes wrong from here on is told on the control channel that it is about.
+        std::panic::set_hook(Box::new(|_| {}));
+        Ok(Self { socket, home, dumpable, flights: Vec::new() })
+    }
+
+    fn serve(mut self) -> u8 {
+        loop {
+            let Some((asked, happened)) = self.wait() else { continue };
+            if asked.intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL) {
+                break;
+            }
+            let mut happened = happened.into_iter();
+            self.flights
+                .retain_mut(|flight| happened.next().is_none_or(|happened| flight.go_on(happened)));
+            if asked.contains(PollFlags::IN) && self.answer(asked).is_err() {
+                break;
+            }
+        }
+        self.flights.iter().for_each(Flight::kill);
+        self.flights.into_iter().for_each(Flight::conclude);
+        sys::exit(0)
+    }
+
+    /// Waits until something happens: to the socket, and to each flight.
+    fn wait(&self) -> Option<(PollFlags, Vec<Happened>)> {
+        let mut polled = Vec::with_capacity(1 + 2 * self.flights.len());
+        polled.push(PollFd::new(&self.socket, PollFlags::IN | PollFlags::RDHUP));
+        for flight in &self.flights {
+            polled.extend(flight.workload());
+            polled.extend(flight.channel());
+        }
+        // What fails for want of memory is tried again: nothing is lost by that.
+        poll(&mut polled, None).ok()?;
+        let mut happened = polled.iter().map(PollFd::revents);
+        let asked = happened.next()?;
+        let each = self.flights.iter().map(|flight| {
+            let workload = flight.workload().and_then(|_| happened.next());
+            let channel = flight.channel().and_then(|_| happened.next());
+            Happened::of(workload, channel)
+        });
+        Some((asked, each.collect()))
+    }
+
+    /// Takes one message and makes its launch. An error is the end of all messages.
+    fn answer(&mut self, asked: PollFlags) -> Result<(), Errno> {
+        let mut received = match Received::from(self.socket) {
+            Ok(received) => received,
+            Err(Errno::AGAIN | Errno::INTR | Errno::NOMEM | Errno::NOBUFS) => return Ok(()),
+            Err(errno) => return Err(errno),
+        };
+        // An empty message looks as the end of them does.
+        if received.is_empty() && asked.contains(PollFlags::RDHUP) {
+            return Err(Errno::PIPE);
+        }
+        // Of a message without a channel there is nobody to tell.
+        let Some(control) = received.control() else { return Ok(()) };
+        let number = control.as_raw_fd();
+        let Ok(outbox) = Outbox::new(control) else { return Ok(()) };
+        let mut transcript = TranscriptWriter::new(outbox);
+        transcript.state(LauncherState::LauncherStarted);
+        let launched = received.request(number).map_err(Stop::Faulted).and_then(|request| {
+            trace::set(request.trace);
+            self.enter(request.directory.as_ref())?;
+            let way = Way::Resident { request: &request, dumpable: self.dumpable };
+            coordinator::launch(&mut transcript, Purpose::Launch, way)
+        });
+        let restored = coordinator::out_of_reach();
+        // A directory that is not left is left by the next launch.
+        let _ = self.enter(None);
+        let flight = match (launched, restored) {
+            (Ok(Some(launched)), Ok(())) => {
+                coordinator::note_trace(&mut transcript);
+                Flight::of(transcript, launched)
+            }
+            (Err(stop), _) => {
+                coordinator::tell(&mut transcript, &stop);
+                Flight::none(transcript)
+            }
+            // Who can be traced must not go on.
+            (Ok(_), _) => return Err(Errno::PERM),
+        };
+        self.flights.extend(flight);
+        Ok(())
+    }
+
+    /// Goes to a directory, or home.
+    fn enter(&self, directory: Option<&OwnedFd>) -> Result<(), Stop> {
+        fchdir(directory.unwrap_or(&self.home)).map_err(|errno| {
+            let what = format!("entering the working directory: {errno}");
+            Stop::Faulted(Fault { what, note: None })
+        })
+    }
+}
+
+/// Sees to it that 0, 1 and 2 are open: a received fd at one of them would be in the way of a workload's
+/// standard input and output.
+fn occupy_stdio() -> Result<(), Errno> {
+    loop {
+        let null = open("/dev/null", OFlags::RDWR, Mode::empty())?;
+        if null.as_raw_fd() > 2 {
+            return Ok(());
+        }
+        std::mem::forget(null);
+    }
+}

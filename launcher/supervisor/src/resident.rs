@@ -1,0 +1,195 @@
+//! A launcher that is kept, and asked for one launch after the other.
+
+use std::io::{self, IoSlice, stderr, stdin, stdout};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::process::ExitStatus;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use portcullis_core::message::{LaunchMessage, MAX_FDS, OWN_FDS};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    sendmsg, socketpair,
+};
+
+use crate::child::{Child, Launcher as LauncherOf, Output, lock};
+use crate::control::Control;
+use crate::error::Error;
+use crate::launcher::Launcher;
+use crate::process::Process;
+use crate::spawn::{Placement, pipe, place};
+use crate::stdio::{Stdio, Streams};
+use crate::template::Template;
+
+/// How long a resident launcher may take to end its workloads and itself.
+const END: Duration = Duration::from_secs(5);
+
+/// A launcher that lives on: it makes any number of launches, and has nothing to start for one but the
+/// program.
+///
+/// Threads may share it. Each launch is as it would be alone, and many may run at once; while one is set
+/// up the others wait. When this is dropped, or this process ends, the programs that run are killed.
+///
+/// A program inherits from the resident launcher what it otherwise would from this process as it is at
+/// the launch: limits, umask, nice value, session. Only the working directory is this process's own, as it
+/// is then.
+///
+/// ```
+/// use portcullis::{Command, Resident};
+///
+/// let resident = Resident::start()?;
+/// let template = Command::new("echo").read("/").exec("/").template()?;
+/// for word in ["one", "two"] {
+///     let output = resident.output(&template.with_arguments([word])?)?;
+///     assert_eq!(output.stdout, format!("{word}\n").as_bytes());
+/// }
+/// # Ok::<(), portcullis::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Resident {
+    /// Taken when this is dropped.
+    socket: Option<OwnedFd>,
+    process: Arc<Mutex<Process>>,
+}
+
+impl Resident {
+    /// Starts the launcher that [`Command`](crate::Command) would run.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Launcher`] where it can't be run, [`Error::System`] where it can't be spoken to.
+    pub fn start() -> Result<Self, Error> {
+        Self::of(&Launcher::choose(None)?, false)
+    }
+
+    pub(crate) fn of(launcher: &Launcher, die_with_parent: bool) -> Result<Self, Error> {
+        let (ours, socket) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(Error::system("making a pair of sockets"))?;
+        let null = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+            .map_err(Error::system("opening /dev/null"))?;
+        // It keeps no mount of ours in use.
+        let root = open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(Error::system("opening /"))?;
+        let null = null.as_raw_fd();
+        let with = Placement {
+            fds: vec![(null, 0), (null, 1), (null, 2), (socket.as_raw_fd(), 3)],
+            wiring: vec![("PORTCULLIS_RESIDENT_FD", 3)],
+            directory: Some(root.as_raw_fd()),
+            die_with_parent,
+            ..Placement::default()
+        };
+        let process = Process::new(place(launcher, &["--resident"], &with)?.pid());
+        Ok(Self { socket: Some(ours), process: Arc::new(Mutex::new(process)) })
+    }
+
+    /// The pid of the launcher.
+    pub fn id(&self) -> u32 {
+        lock(&self.process).pid().as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// Starts the program with this process's standard input, output and error, and returns when it runs.
+    ///
+    /// # Errors
+    ///
+    /// As [`Template::spawn`]; [`Error::LauncherEnded`] where the resident launcher is no more; and
+    /// [`Error::System`] for a launch with more fds than a message can carry, which is more than 247 roots
+    /// and programs.
+    pub fn spawn(&self, template: &Template) -> Result<Child, Error> {
+        self.spawn_with(template, Stdio::INHERITED)
+    }
+
+    /// Starts the program with these as its standard input, output and error.
+    ///
+    /// # Errors
+    ///
+    /// As [`spawn`](Self::spawn).
+    pub fn spawn_with(&self, template: &Template, stdio: [Stdio; 3]) -> Result<Child, Error> {
+        let (control, theirs) = pipe()?;
+        let stdio = stdio.map(Some);
+        let mut streams = Streams::open(&stdio, &Stdio::INHERITED)?;
+        let here = match &template.directory {
+            Some(_) => None,
+            None => Some(
+                open(".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+                    .map_err(Error::system("opening the working directory"))?,
+            ),
+        };
+        let (input, output, error) = (stdin(), stdout(), stderr());
+        let [input, output, error] = streams.or([input.as_fd(), output.as_fd(), error.as_fd()]);
+        let mut fds = vec![theirs.as_fd(), template.plan.frame.as_fd(), input, output, error];
+        fds.extend(template.directory.as_deref().or(here.as_ref()).map(AsFd::as_fd));
+        let slots = template.plan.slots.iter();
+        fds.extend(slots.clone().map(|(_, fd)| fd.as_fd()));
+        let slots = slots.map(|(slot, _)| slot.slot_index).collect();
+        self.ask(&LaunchMessage { trace: template.trace, directory: true, slots }, &fds)?;
+        let pipes = std::mem::take(&mut streams.pipes);
+        // The launcher has its own copies: with ours open, no pipe would ever show its end.
+        drop((theirs, streams));
+        let launcher = LauncherOf::Resident(Arc::clone(&self.process));
+        let (control, left_out) = (Control::new(control), template.plan.left_out.clone());
+        Child::started(launcher, control, pipes, left_out, template.setup_limit)
+    }
+
+    /// Runs the program to its end.
+    ///
+    /// # Errors
+    ///
+    /// As [`spawn`](Self::spawn).
+    pub fn status(&self, template: &Template) -> Result<ExitStatus, Error> {
+        self.spawn(template)?.wait()
+    }
+
+    /// Runs the program to its end and collects what it writes. Its standard input is `/dev/null`.
+    ///
+    /// # Errors
+    ///
+    /// As [`spawn`](Self::spawn).
+    pub fn output(&self, template: &Template) -> Result<Output, Error> {
+        self.spawn_with(template, Stdio::COLLECTED)?.wait_with_output()
+    }
+
+    /// Sends a message, which no other thread's can come between.
+    fn ask(&self, message: &LaunchMessage, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
+        let what = "asking a resident launcher";
+        if fds.len() > MAX_FDS {
+            let (found, most) = (message.slots.len(), MAX_FDS - OWN_FDS - 1);
+            let source = io::Error::other(format!(
+                "a message carries the fds of {most} slots at the most, and this plan has {found}; it \
+                 can be launched by a launcher of its own"
+            ));
+            return Err(Error::System { what, source });
+        }
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        ancillary.push(SendAncillaryMessage::ScmRights(fds));
+        let bytes = message.encode();
+        let socket =
+            self.socket.as_ref().ok_or(Error::System { what, source: Errno::PIPE.into() })?;
+        let sent = retry_on_intr(|| {
+            sendmsg(socket, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL)
+        });
+        match sent {
+            Ok(_) => Ok(()),
+            Err(Errno::PIPE | Errno::CONNRESET) => {
+                let mut process = lock(&self.process);
+                process.kill_after(END);
+                let status = process.reap().map_err(Error::system("waiting for the launcher"))?;
+                Err(Error::LauncherEnded { status, after: "its start".into() })
+            }
+            Err(errno) => Err(Error::System { what, source: errno.into() }),
+        }
+    }
+}
+
+impl Drop for Resident {
+    fn drop(&mut self) {
+        drop(self.socket.take());
+        let mut process = lock(&self.process);
+        process.kill_after(END);
+        let _ = process.reap();
+    }
+}

@@ -1,0 +1,148 @@
+//! A supervisor of a resident launcher that says whatever a test has it say.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, IoSlice, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use command_fds::{CommandFdExt, FdMapping};
+use portcullis_core::message::{LaunchMessage, MAX_FDS};
+use portcullis_core::state::LauncherState;
+use portcullis_core::transcript::Transcript;
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    sendmsg, socketpair,
+};
+use rustix::pipe::{PipeFlags, pipe_with};
+use tempfile::TempDir;
+
+use crate::{Host, Outcome, launcher};
+
+/// A resident launcher, and its socket.
+pub struct Resident {
+    socket: Option<OwnedFd>,
+    child: Child,
+}
+
+/// A launch that was asked for.
+pub struct Asked {
+    control: BufReader<File>,
+    text: String,
+    stdout: File,
+    mark: PathBuf,
+    _folder: TempDir,
+}
+
+impl Resident {
+    /// The standard one.
+    pub fn start() -> Self {
+        Self::of(Command::new(launcher()), None)
+    }
+
+    /// The one that `command` is, run by `user` where that is not this one.
+    pub fn of(mut command: Command, user: Option<u32>) -> Self {
+        let (socket, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .expect("a pair of sockets");
+        if let Some(user) = user {
+            command.uid(user).gid(user);
+        }
+        command.arg("--resident").env("PORTCULLIS_RESIDENT_FD", "3");
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let mapping = FdMapping { parent_fd: theirs, child_fd: 3 };
+        command.fd_mappings(vec![mapping]).expect("no number twice");
+        let child = command.spawn().expect("the launcher runs");
+        Self { socket: Some(socket), child }
+    }
+
+    /// Its pid.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a message.
+    ///
+    /// # Errors
+    ///
+    /// Those of sendmsg.
+    pub fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() {
+            assert!(ancillary.push(SendAncillaryMessage::ScmRights(fds)));
+        }
+        let socket = self.socket.as_ref().expect("an open socket");
+        sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL).map(drop)
+    }
+
+    /// Asks for a launch, of which only the plan, the slots and the message can be wrong.
+    pub fn ask(&self, host: Host) -> Asked {
+        let (control, theirs) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
+        self.ask_with(host, control, theirs)
+    }
+
+    /// Asks for a launch with this control channel.
+    pub fn ask_with(&self, mut host: Host, control: OwnedFd, theirs: OwnedFd) -> Asked {
+        let (stdout, end) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
+        let null = File::options().read(true).write(true).open("/dev/null").expect("/dev/null");
+        let plan = host.plan_fd();
+        let slots = host.fds.keys().copied().collect();
+        let bytes = LaunchMessage { slots, ..LaunchMessage::default() }.encode();
+        let mut fds = vec![theirs.as_fd(), plan.as_fd(), null.as_fd(), end.as_fd(), null.as_fd()];
+        fds.extend(host.fds.values().map(AsFd::as_fd));
+        self.send(&bytes, &fds).expect("a resident launcher that takes messages");
+        drop(theirs);
+        let mark = host.folder().join("ran");
+        let (control, stdout) = (BufReader::new(control.into()), stdout.into());
+        Asked { control, text: String::new(), stdout, mark, _folder: host.into_folder() }
+    }
+
+    /// Makes a launch. What its status would be, were the launcher there for it alone, is what its last
+    /// state says.
+    pub fn run(&self, host: Host) -> Outcome {
+        self.ask(host).end()
+    }
+
+    /// Closes the socket, and waits for the launcher's end.
+    pub fn end(mut self) -> Option<i32> {
+        drop(self.socket.take());
+        self.child.wait().expect("wait").code()
+    }
+}
+
+impl Drop for Resident {
+    fn drop(&mut self) {
+        drop(self.socket.take());
+        let _ = self.child.wait();
+    }
+}
+
+impl Asked {
+    /// Waits until the workload runs, and says which process it is.
+    pub fn pid(&mut self) -> u32 {
+        while !self.text.contains("ExecSucceeded") {
+            let read = self.control.read_line(&mut self.text).expect("a transcript");
+            assert!(read > 0, "{}", self.text);
+        }
+        let transcript = Transcript::parse(self.text.as_bytes()).expect("a transcript");
+        transcript.value("child_pid").and_then(|pid| pid.parse().ok()).expect("a pid")
+    }
+
+    /// What came by the control channel, to its end, and what the workload wrote.
+    pub fn end(mut self) -> Outcome {
+        let (mut text, mut stdout) = (self.text, String::new());
+        self.control.read_to_string(&mut text).expect("a transcript");
+        self.stdout.read_to_string(&mut stdout).expect("text");
+        let terminal = Transcript::parse(text.as_bytes()).ok().and_then(|it| it.terminal());
+        let status = terminal.map(|state| match state {
+            LauncherState::SetupRefused => 3,
+            LauncherState::SetupFaulted => 4,
+            _ => 0,
+        });
+        Outcome { status, text, stdout, stderr: String::new(), ran: self.mark.exists() }
+    }
+}
