@@ -96,7 +96,7 @@ mod tests {
     fn for_a_reader_that_is_gone_nothing_waits() {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         let mut outbox = Outbox::new(write).unwrap();
-        outbox.write_all(&[0; 200_000]).unwrap();
+        outbox.write_all(&vec![0; 200_000]).unwrap();
         drop(read);
         assert!(outbox.post().is_err());
         assert!(outbox.is_empty() && outbox.post().is_ok());
