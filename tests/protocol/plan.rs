@@ -126,7 +126,7 @@ fn frames_are_judged_at_each_boundary_of_their_length() {
     }
     // A body of 1 MiB is judged by what is in it, one byte more by its length alone.
     let most = Frame::encode(2, &vec![0; 1 << 20]).unwrap();
-    spoilt(|host| host.plan = Some(most.clone())).refused("PlanInvalid", "bytes after the body");
+    spoilt(|host| host.plan = Some(most.clone())).refused("PlanInvalid", "another type");
     let over = [&most[..], &[0]].concat();
     spoilt(|host| host.plan = Some(over)).refused("PlanInvalid", "longer than");
 }

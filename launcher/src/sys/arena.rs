@@ -23,7 +23,8 @@ const LEAST: usize = 16;
 pub struct Arena {
     block: UnsafeCell<[u8; ARENA_LEN]>,
     used: AtomicUsize,
-    /// From where on in the block what is taken back is handed out again; beyond its end at first.
+    /// From where on in the block what is taken back is handed out again; 0 where nowhere. (An arena is
+    /// all zeros at first, or it would be half a megabyte of the launcher's file.)
     recycled: AtomicUsize,
     locked: AtomicBool,
     /// The first free block of each size, which holds the address of the next.
@@ -52,7 +53,7 @@ impl Arena {
         Self {
             block: UnsafeCell::new([0; ARENA_LEN]),
             used: AtomicUsize::new(0),
-            recycled: AtomicUsize::new(ARENA_LEN),
+            recycled: AtomicUsize::new(0),
             locked: AtomicBool::new(false),
             free: UnsafeCell::new([null_mut(); CLASSES]),
         }
@@ -61,7 +62,7 @@ impl Arena {
     /// From here on, takes back what it hands out, and hands it out again. Sizes are powers of two, so that
     /// what one launch leaves the next can use: after a few the block is used no further.
     pub(crate) fn recycle(&self) {
-        self.recycled.store(self.used.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.recycled.store(self.used.load(Ordering::Relaxed).max(1), Ordering::Relaxed);
     }
 
     fn holds(&self, place: *mut u8) -> bool {
@@ -69,12 +70,13 @@ impl Arena {
     }
 
     fn recycles(&self) -> bool {
-        self.recycled.load(Ordering::Relaxed) < ARENA_LEN
+        self.recycled.load(Ordering::Relaxed) != 0
     }
 
     /// Whether a block, which the arena holds, is to be handed out again when it is taken back.
     fn takes_back(&self, place: *mut u8) -> bool {
-        place.addr() - self.block.get().addr() >= self.recycled.load(Ordering::Relaxed)
+        let from = self.recycled.load(Ordering::Relaxed);
+        from != 0 && place.addr() - self.block.get().addr() >= from
     }
 
     /// Uses the list of free blocks of a class, alone.
