@@ -9,7 +9,7 @@ use portcullis_core::descriptor::DescriptorRole;
 use portcullis_core::plan::{LoweringEntry, Standing};
 use portcullis_core::state::LauncherState;
 use portcullis_mechanisms as _;
-use portcullis_tests::{Host, Need, Outcome, VERSION_1_FRAMES, run, tests};
+use portcullis_tests::{Host, Need, Outcome, VERSION_1_FRAMES, run, tests, write_program};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -151,6 +151,24 @@ fn a_step_that_fails_is_a_fault_by_name_before_and_at_the_exec() {
     assert!(transcript.states().contains(&LauncherState::ReadyToExec), "all but the exec was done");
 }
 
+/// Telling of a failed exec takes `write` and `exit_group` alone: a filter that kills for anything else must not
+/// make it look like an exec that happened.
+fn a_failed_exec_is_told_under_the_narrowest_filter() {
+    let outcome = launch("--in-place", |host| {
+        let calls = json!(["execveat", "write", "exit_group"]);
+        let allow = json!([{"calls": calls, "action": "allow"}]);
+        let filter = json!({"default": "kill-process", "rules": allow});
+        host.schedule("linux.seccomp.apply.v1", &filter);
+        let script = host.folder().join("no-interpreter");
+        write_program(&script, b"#!/no/such/interpreter\n");
+        host.body.descriptor_table.clear();
+        host.slot(Host::EXE, DescriptorRole::TargetExe, &script);
+        host.entry("linux.exec.v1").params = Params::of(&json!({"script": true})).unwrap();
+    });
+    outcome.faulted("linux.exec.v1");
+    assert_eq!(outcome.status, Some(4));
+}
+
 fn main() -> ExitCode {
     const LANDLOCK: Need = Need::Mechanism("linux.landlock.apply.v1");
     const NETNS: Need = Need::Mechanism("linux.netns.enter.v1");
@@ -159,6 +177,8 @@ fn main() -> ExitCode {
         the_workload_has_the_launchers_pid_and_is_confined_as_a_child_is: [LANDLOCK, NETNS],
         what_needs_a_launcher_afterwards_is_refused_by_name_or_made_as_a_child: [],
         version_1_is_never_in_place: [],
+        a_failed_exec_is_told_under_the_narrowest_filter:
+            [Need::Mechanism("linux.seccomp.apply.v1")],
         a_step_that_fails_is_a_fault_by_name_before_and_at_the_exec: [],
     ])
 }

@@ -160,6 +160,54 @@ fn what_is_said_beside_strict_takes_the_place_of_its_part() {
     assert_eq!(says(&["--strict", "--mechanism", rlimits], "ulimit -n"), "55");
 }
 
+fn what_is_said_beside_strict_takes_nothing_else_from_it() {
+    let denying = "linux.seccomp.apply.v1={deny = [\"mkdir\"]}";
+    let layered = Waiting::new(&["--strict", "--mechanism", denying]);
+    assert_eq!(layered.status("Seccomp_filters"), "3");
+    refused(
+        &["--strict", "--limit", "nofile=64", "--mechanism", "linux.rlimits.set.v1={core = 0}"],
+        &["linux.rlimits.set.v1", "twice"],
+    );
+}
+
+fn groups_do_not_come_along_to_another_user() {
+    let groups = |options: &[&str]| {
+        let mut setpriv = Command::new("setpriv");
+        setpriv.args(["--groups", "0,42"]).arg(portcullis()).arg("run").args(options);
+        let output = setpriv.args(["--", "id", "-G"]).output().unwrap();
+        text(&output.stdout).trim().to_owned()
+    };
+    assert_eq!(groups(&[]), "0 42");
+    for more in [&[][..], &["--strict"], &["--no-network"]] {
+        assert_eq!(groups(&[&["--user", "65534:65534"], more].concat()), "65534", "{more:?}");
+    }
+}
+
+fn what_is_ignored_stays_so() {
+    const HUP_AND_INT: u64 = 0b11;
+    let ignored = |before: &str| {
+        let script = format!("{before} exec \"$0\" run --read / -- grep SigIgn /proc/self/status");
+        let output = Command::new("/bin/sh").args(["-c", &script]).arg(portcullis()).output();
+        let line = text(&output.unwrap().stdout);
+        u64::from_str_radix(line.trim().rsplit('\t').next().unwrap(), 16).unwrap()
+    };
+    assert_eq!(ignored("") & HUP_AND_INT, 0);
+    assert_eq!(ignored("trap '' HUP INT;") & HUP_AND_INT, HUP_AND_INT);
+}
+
+fn an_explanation_empties_no_file() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("precious");
+    fs::write(&file, "keep").unwrap();
+    let stdio = format!("linux.stdio.set.v1={{stdout = \"{}\"}}", file.display());
+    let explained = output(&["--explain", "--mechanism", &stdio], &["true"]);
+    assert!(explained.status.success(), "{}", text(&explained.stderr));
+    refused(&["--mechanism", &stdio, "--mechanism", "no.such.v1={}"], &["no.such.v1"]);
+    assert_eq!(fs::read_to_string(&file).unwrap(), "keep");
+    assert!(output(&["--mechanism", &stdio], &["true"]).status.success());
+    assert_eq!(fs::read_to_string(&file).unwrap(), "");
+}
+
 fn a_profile_or_a_file_filters_system_calls() {
     let folder = TempDir::new().unwrap();
     let made = folder.path().join("made");
@@ -337,6 +385,10 @@ fn what_is_preferred_and_not_there_is_left_out_and_told() {
     );
 }
 
+fn what_is_preferred_and_asked_for_by_nothing_is_refused() {
+    refused(&["--prefer", "linux.lndlock.apply.v1"], &["linux.lndlock.apply.v1", "nothing asks"]);
+}
+
 fn the_doctor_sees_each_claim_hold() {
     let output = Command::new(portcullis()).args(["doctor", "--json"]).output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stdout));
@@ -367,6 +419,12 @@ fn main() -> ExitCode {
         ordinary_programs_survive_strict: [LANDLOCK, SECCOMP, NETNS, Need::Python],
         a_terminals_signal_reaches_a_session_of_its_own: [LANDLOCK, SECCOMP, NETNS],
         what_is_said_beside_strict_takes_the_place_of_its_part: [LANDLOCK, SECCOMP, NETNS],
+        what_is_preferred_and_asked_for_by_nothing_is_refused: [],
+        what_is_said_beside_strict_takes_nothing_else_from_it: [LANDLOCK, SECCOMP, NETNS],
+        groups_do_not_come_along_to_another_user:
+            [LANDLOCK, SECCOMP, NETNS, Need::Root, Need::UtilLinux],
+        what_is_ignored_stays_so: [LANDLOCK],
+        an_explanation_empties_no_file: [LANDLOCK],
         a_profile_or_a_file_filters_system_calls: [LANDLOCK, SECCOMP],
         ports_are_granted_one_by_one: [Need::LandlockAbi(4), Need::Python],
         executing_is_granted_without_listing: [LANDLOCK],

@@ -149,6 +149,18 @@ fn the_working_directory_is_what_was_set() {
 
 const WAYS: [Way; 2] = [Way::Child, Way::InPlace];
 
+fn a_process_that_ignores_its_children_still_learns_how_a_program_ended() {
+    let run = |before: &str| {
+        let script = format!("{before} exec \"$0\"");
+        let mut shell = std::process::Command::new("/bin/sh");
+        let output = shell.args(["-c", &script, env!("CARGO_BIN_EXE_status-of-false")]).output();
+        String::from_utf8(output.unwrap().stdout).unwrap()
+    };
+    assert_eq!(run(""), "Ok(Some(1))\n");
+    // dash ignores what it traps with nothing, and so do its children.
+    assert_eq!(run("trap '' CHLD;"), "Ok(Some(1))\n");
+}
+
 /// A program that sleeps, launched this way.
 fn sleeping(way: Way) -> Child {
     Command::new("/bin/sleep").arg("60").way(way).spawn().unwrap()
@@ -356,6 +368,7 @@ fn main() -> ExitCode {
         streams_are_piped_null_or_files: [],
         the_working_directory_is_what_was_set: [],
         a_status_is_the_workloads_own: [],
+        a_process_that_ignores_its_children_still_learns_how_a_program_ended: [],
         the_report_says_which_process_became_the_workload: [],
         a_failed_exec_is_told_either_way: [Need::Mechanism("linux.landlock.apply.v1")],
         a_child_is_asked_without_waiting_and_killed: [],

@@ -52,6 +52,11 @@ const OF_FDS: &[&str] = &[
 type Reason = (&'static str, &'static str, &'static str);
 
 const REASONS: &[Reason] = &[
+    (
+        "getgroups(",
+        "getgroups",
+        "whether a user namespace leaves the workload groups, for the report",
+    ),
     ("execve(", "execve(launcher)", "the supervisor's child becomes the launcher"),
     ("arch_prctl(", "arch_prctl(ARCH_SET_FS)", "musl's start: the thread's pointer"),
     ("set_tid_address(", "set_tid_address", "musl's start: the thread's id"),
@@ -64,6 +69,11 @@ const REASONS: &[Reason] = &[
     ("fcntl(plan, 0x1)", "fcntl(plan, F_GETFD)", "is the plan's fd open?"),
     ("fcntl(error, 0x1)", "fcntl(error, F_GETFD)", "is the error pipe open?"),
     ("fcntl(error read, 0x1)", "fcntl(error read, F_GETFD)", "is its other end?"),
+    (
+        "fcntl(error read, 0x2",
+        "fcntl(error read, F_SETFD, FD_CLOEXEC)",
+        "held in place, so that telling of a failure is no signal to die of; the workload has it not",
+    ),
     (
         "fcntl(error, 0x2",
         "fcntl(error, F_SETFD, FD_CLOEXEC)",

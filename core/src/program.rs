@@ -165,6 +165,13 @@ impl Op {
         Self::new("fcntl", libc::SYS_fcntl, args, Expect::NonNegative)
     }
 
+    /// [ftruncate(2)](https://man7.org/linux/man-pages/man2/truncate.2.html): a file that is open for
+    /// writing has this length.
+    pub fn ftruncate(fd: RawFd, length: u64) -> Self {
+        let args = vec![Arg::Fd(fd), Arg::Int(length)];
+        Self::new("ftruncate", libc::SYS_ftruncate, args, Expect::Zero)
+    }
+
     /// [fchdir(2)](https://man7.org/linux/man-pages/man2/chdir.2.html).
     pub fn fchdir(fd: RawFd) -> Self {
         Self::new("fchdir", libc::SYS_fchdir, vec![Arg::Fd(fd)], Expect::Zero)

@@ -194,6 +194,7 @@ pub(crate) fn launch<W: Write>(
     let lowered = if in_place {
         lowering.inherit_parent_death_signal(in_place::death_signal()?);
         lowering.keep_borrowed(&control);
+        lowering.keep_borrowed(&error_read);
         lowering.finish(in_place::prologue())
     } else {
         lowering.inherit_parent_death_signal(Some(Signal::KILL.as_raw()));
@@ -201,13 +202,14 @@ pub(crate) fn launch<W: Write>(
     };
     drop(stage);
     let (attendee, foreseen) = (attendee_of(getpid()), &foreseen);
-    let mut here = InPlace { lowered, schedule: &schedule, foreseen, control, error, attendee };
+    let schedule = &schedule;
+    let mut here = InPlace { lowered, schedule, foreseen, control, error, error_read, attendee };
     if purpose == Purpose::Explain {
         if in_place {
             here.foretell(transcript);
         }
         let mut text = Vec::new();
-        explain::write(&mut text, &plan, &schedule, &here.lowered, in_place)
+        explain::write(&mut text, &plan, schedule, &here.lowered, in_place)
             .and_then(|()| io::stdout().write_all(&text))
             .map_err(|error| Stop::fault(format!("writing the explanation: {error}")))?;
         return Ok(None);
@@ -215,11 +217,9 @@ pub(crate) fn launch<W: Write>(
     only_task()?;
     flush(transcript)?;
     if in_place {
-        // The scrub would close it, and its number may be another's when it is dropped.
-        drop(error_read);
         return Err(here.become_workload(transcript));
     }
-    let InPlace { lowered, error, .. } = here;
+    let InPlace { lowered, error, error_read, .. } = here;
     match (&rendezvous, way) {
         (None, _) => out_of_reach()?,
         (Some(_), Way::Resident { dumpable, .. }) => set_dumpable(dumpable)?,
@@ -264,15 +264,15 @@ pub(crate) fn launch<W: Write>(
     drop(error);
     let written = wiring::read_errors(&error_read)
         .map_err(|errno| Stop::fault(format!("reading the error pipe: {errno}")))?;
-    exec_happened(transcript, &child, &schedule, &written)?;
-    let results = resolve(&schedule, |index| {
+    exec_happened(transcript, &child, schedule, &written)?;
+    let results = resolve(schedule, |index| {
         let (done, all) = child.program().counted_off(Owner::Entry(index), child.done());
         // The exec itself is counted by nobody: that it happened is known.
         done == all
             || child.program().ops().last().is_some_and(|(owner, _)| *owner == Owner::Entry(index))
     })?;
     let ids: Vec<_> = schedule.entries().iter().map(|it| it.mechanism.declaration().id).collect();
-    tell_results(transcript, &schedule, child.program(), &remarks, &results);
+    tell_results(transcript, schedule, child.program(), &remarks, &results);
     transcript.state(LauncherState::ExecSucceeded);
     child.settle();
     drop(stage);

@@ -21,8 +21,8 @@ use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{getppid, parent_process_death_signal};
 
-use crate::coordinator::{NAMESPACE_HELP, Way, failed, out_of_reach, tell_results};
-use crate::{process, sys};
+use crate::coordinator::{NAMESPACE_HELP, Way, failed, out_of_reach, tell, tell_results};
+use crate::{FAULTED, process, sys};
 
 /// Whether this launch is made in place.
 pub(crate) fn is_wanted(
@@ -69,6 +69,8 @@ pub(crate) struct InPlace<'a> {
     pub(crate) control: RawFd,
     /// The error pipe's end to write to.
     pub(crate) error: OwnedFd,
+    /// Its other end, held so that writing is no signal to die of where nobody else reads.
+    pub(crate) error_read: OwnedFd,
     /// This process, as it is before it enters a namespace.
     pub(crate) attendee: Attendee,
 }
@@ -125,6 +127,9 @@ impl InPlace<'_> {
         fcntl_setfd(control, FdFlags::CLOEXEC).map_err(|errno| {
             Stop::fault(format!("setting close-on-exec of the control channel: {errno}"))
         })?;
+        fcntl_setfd(&self.error_read, FdFlags::CLOEXEC).map_err(|errno| {
+            Stop::fault(format!("setting close-on-exec of the error pipe: {errno}"))
+        })?;
         let ahead = self.foretell(transcript);
         let parent = getppid().map_or(0, |pid| pid.as_raw_pid().unsigned_abs());
         let program = std::mem::take(&mut self.lowered.program);
@@ -132,16 +137,17 @@ impl InPlace<'_> {
         let Some(failure) = failure else {
             return Err(Stop::fault("the program ended without an exec"));
         };
-        // A reader that is gone must be no signal to die of while there is more to tell. A filter may be
-        // installed by now; it lets a failure be told, or the plan was refused.
-        let _ = process::hold_signals();
-        let _ = rustix::io::write(&self.error, &failure.to_bytes());
         let step = failure.step as usize;
         // The exec is the last, and the step before it told all.
         if step + 1 == program.ops().len() {
             transcript.follow(&ahead);
         }
-        Err(failed(transcript, &program, self.schedule, step, Some(failure.errno)))
+        // A filter may be installed by now. It lets write and exit_group pass, or the plan was refused; so
+        // nothing else is called from here on, no destructor's close either.
+        let stop = failed(transcript, &program, self.schedule, step, Some(failure.errno));
+        tell(transcript, &stop);
+        let _ = rustix::io::write(&self.error, &failure.to_bytes());
+        sys::exit(FAULTED)
     }
 }
 

@@ -171,6 +171,11 @@ pub fn stat_field(pid: Pid, place: usize) -> Option<u64> {
     from_third.split(' ').nth(place.checked_sub(3)?)?.parse().ok()
 }
 
+/// Whether this process learns how its children end: one that ignores SIGCHLD does not.
+pub fn children_are_kept() -> bool {
+    sys::children_are_kept()
+}
+
 /// Waits for the end of a child of this process.
 ///
 /// # Errors

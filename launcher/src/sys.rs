@@ -80,6 +80,18 @@ fn set_signal_mask(mask: SignalSet) -> io::Result<SignalSet> {
     if result == 0 { Ok(old) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Whether a child of this process that has ended is kept until it is waited for, which is not so where
+/// SIGCHLD is ignored or has `SA_NOCLDWAIT` ([wait(2)](https://man7.org/linux/man-pages/man2/wait.2.html),
+/// NOTES).
+pub(crate) fn children_are_kept() -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: the call writes an action to the place that it is given, and changes none.
+    let asked = unsafe { libc::sigaction(libc::SIGCHLD, std::ptr::null(), action.as_mut_ptr()) };
+    // SAFETY: it was written, or is zeros, which are an action too.
+    let action = unsafe { action.assume_init() };
+    asked == 0 && action.sa_sigaction != libc::SIG_IGN && action.sa_flags & libc::SA_NOCLDWAIT == 0
+}
+
 /// Lets this process wait for its children: one that inherited an ignored SIGCHLD has none to wait
 /// for ([wait(2)](https://man7.org/linux/man-pages/man2/wait.2.html), NOTES).
 pub(crate) fn expect_children() {

@@ -27,7 +27,7 @@ use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_setfd, retry_on_intr
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::open_path::open_path;
-use crate::userns;
+use crate::userns::{self, UserNamespace};
 
 /// The lowering id.
 pub const ID: &str = "linux.exec.v1";
@@ -218,10 +218,11 @@ impl Mechanism for Execveat {
             Some(copy) => launch.keep(copy),
             None => launch.keep_borrowed(&executable.fd),
         };
-        if rustix::process::geteuid().is_root()
-            && !launch.schedules(userns::ID)
-            && !launch.schedules(CREDENTIALS)
-        {
+        // In a user namespace that maps one id, that is root's own.
+        let moves = launch.params_of(userns::ID).is_some_and(|params| {
+            params.parse::<UserNamespace>().is_ok_and(|policy| !policy.uid_map.is_empty())
+        });
+        if rustix::process::geteuid().is_root() && !moves && !launch.schedules(CREDENTIALS) {
             launch.note(NoteTime::Created, "workload_runs_as=root");
         }
         let exec = Op::execveat(fd, argv, envp);

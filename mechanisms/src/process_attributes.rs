@@ -331,6 +331,7 @@ impl Mechanism for Set {
             launch.push(Op::umask(mask));
         }
         if let Some(DeathSignal(number)) = wire.parent_death_signal {
+            launch.needs_child("the signal is to tell of the launcher's death");
             launch.set_parent_death_signal(i32::try_from(number).unwrap_or(libc::SIGKILL));
         }
         if let Some(cpus) = &wire.cpus {

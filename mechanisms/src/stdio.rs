@@ -29,7 +29,7 @@ static DECLARATION: Declaration = Declaration {
     conflicts: &[],
     summary: "the slots for standard input, output and error become 0, 1 and 2",
     kernel_floor: "2.6.27 (dup3)",
-    params: "{}",
+    params: "{? truncate: bool}",
     example: r#"{"stdin": "/srv/job/in", "stdout": "/srv/job/out", "stderr": "/srv/job/out"}"#,
     guide: include_str!("stdio.md"),
     demonstration: Demonstration {
@@ -64,7 +64,11 @@ impl Policy for StandardStreams {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Wire {}
+struct Wire {
+    /// The files that are written to begin empty.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    truncate: bool,
+}
 
 /// The roles, and the numbers that their slots get.
 const STREAMS: [(DescriptorRole, RawFd); 3] =
@@ -90,7 +94,8 @@ impl Mechanism for Set {
             let (fd, kind) = open_stream("stdin", path, OFlags::RDONLY)?;
             opening.declare(fd, DescriptorRole::Stdin, kind, false);
         }
-        let end = if *append { OFlags::APPEND } else { OFlags::TRUNC };
+        // Emptied by the child: a launch that is refused, or explained, leaves what is there.
+        let end = if *append { OFlags::APPEND } else { OFlags::empty() };
         let output = OFlags::WRONLY | OFlags::CREATE | end;
         let mut declare = |fd, role, kind| opening.declare(fd, role, kind, true);
         if let Some(path) = stdout {
@@ -106,11 +111,12 @@ impl Mechanism for Set {
             let (fd, kind) = open_stream("stderr", path, output)?;
             declare(fd, DescriptorRole::Stderr, kind);
         }
-        Ok(Params::default())
+        let writes = stdout.is_some() || stderr.is_some();
+        Ok(Params::of(&Wire { truncate: writes && !*append })?)
     }
 
     fn lower(&self, params: &Params, launch: &mut Lowering<'_>) -> Result<(), Stop> {
-        params.parse::<Wire>()?;
+        let Wire { truncate } = params.parse()?;
         let mut moved: Vec<(FdArg, RawFd)> = Vec::with_capacity(STREAMS.len());
         let mut in_place = false;
         for (role, number) in STREAMS {
@@ -137,6 +143,12 @@ impl Mechanism for Set {
         }
         for (from, number) in moved {
             launch.push(Op::dup3(from, number));
+        }
+        for (role, number) in &STREAMS[1..] {
+            let regular = |open: &OpenSlot<'_>| open.slot.expected.kind == DescriptorKind::Regular;
+            if truncate && launch.slots(*role).any(|open| regular(&open)) {
+                launch.push(Op::ftruncate(*number, 0));
+            }
         }
         Ok(())
     }
@@ -286,7 +298,11 @@ mod tests {
     fn opened(policy: &StandardStreams) -> Result<Vec<(DescriptorSlot, OwnedFd)>, OpenError> {
         let mut opening = Opening::default();
         let params = Set.open(&Params::of(policy).unwrap(), &mut opening)?;
-        assert!(params.is_empty());
+        let Wire { truncate } = params.parse().unwrap();
+        assert_eq!(
+            truncate,
+            (policy.stdout.is_some() || policy.stderr.is_some()) && !policy.append
+        );
         Ok(opening.finish().1)
     }
 
@@ -306,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn output_is_made_and_cut_or_appended_to_and_one_path_is_one_open_file() {
+    fn output_is_made_and_appended_to_and_one_path_is_one_open_file() {
         let path = std::env::temp_dir().join(format!("portcullis-stdio-{}", std::process::id()));
         fs::write(&path, "before").unwrap();
         let text = OsText::from(path.as_os_str());
@@ -325,11 +341,8 @@ mod tests {
         }
         assert_eq!(fs::read_to_string(&path).unwrap(), "before++");
         policy.append = false;
-        let slots = opened(&policy).unwrap();
-        for (_, fd) in slots {
-            rustix::io::write(File::from(fd), b"-").unwrap();
-        }
-        assert_eq!(fs::read_to_string(&path).unwrap(), "--");
+        drop(opened(&policy).unwrap());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "before++", "the child empties it");
         fs::remove_file(&path).unwrap();
     }
 }

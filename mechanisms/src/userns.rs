@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 
-use portcullis_core::lowering::NoteTime;
+use portcullis_core::lowering::{NoteTime, Remark};
 use portcullis_core::mechanism::{
     Attendee, Declaration, Demonstration, Fault, Host, Mechanism, OpenError, Opening, Phase,
     Policy, Repeat, Stop, Support,
@@ -15,6 +15,7 @@ use portcullis_core::{Lowering, Params};
 use serde::{Deserialize, Serialize};
 
 use crate::capability::Capability;
+use crate::credentials;
 use crate::identity::{Launcher, all_capabilities, become_user};
 
 /// The lowering id.
@@ -334,6 +335,14 @@ impl Mechanism for Enter {
                 launch.needs_child("a map of others' ids is written from outside the namespace");
             }
             wire.settle(&launcher, launch)?;
+        }
+        let keeps_groups = rustix::process::getgroups().is_ok_and(|groups| !groups.is_empty());
+        if keeps_groups && !launch.schedules(credentials::ID) {
+            launch.remark(
+                Remark::Residual,
+                "the launcher's supplementary groups: a user namespace leaves them; root drops them by \
+                 linux.credentials.set.v1",
+            );
         }
         let UserNamespace { uid, gid, .. } = wire;
         let note = format!("user_namespace=mapped child_uid{uid}_egid{gid}");

@@ -15,7 +15,7 @@ use portcullis::mechanism::landlock::Access;
 use portcullis::mechanism::seccomp::Seccomp;
 use portcullis::{Command, Error, OpenError, RefusalReason};
 
-use crate::doctor::own_cgroup;
+use crate::doctor::cgroup_above;
 use crate::each_line::EachLine;
 use crate::policy::{CapDrop, Mechanism, ResourceLimit, Size, User};
 use crate::report::Reporting;
@@ -82,7 +82,8 @@ pub(crate) struct Run {
     /// Limit processes and threads, by a cgroup that is made for the program.
     #[arg(long, value_name = "NUMBER")]
     pids: Option<u64>,
-    /// The cgroup below which the program's own is made: by itself, that of portcullis.
+    /// The cgroup below which the program's own is made: by itself, the one above portcullis's own, for
+    /// one that has processes has no cgroups with limits below it.
     #[arg(long, value_name = "PATH")]
     cgroup: Option<PathBuf>,
     /// Run as this user and group. Root becomes them; for anybody else they are inside a user namespace.
@@ -164,7 +165,7 @@ impl Run {
             Err(error) => return self.fail(&error),
         };
         // What a terminal sends it sends to its foreground alone, where a session of its own is not.
-        signals::forward(signals, child.launcher_id(), self.strict);
+        signals::forward(signals, child.launcher_id(), self.leaves_the_session());
         match child.wait() {
             Ok(status) => {
                 self.reporting.tell(&child.report());
@@ -233,6 +234,12 @@ impl Run {
         Ok(command)
     }
 
+    /// Whether strictness gives the program a session of its own.
+    fn leaves_the_session(&self) -> bool {
+        let said = |it: &Mechanism| it.id == portcullis::mechanism::process_attributes::ID;
+        self.strict && !self.mechanism.iter().any(said)
+    }
+
     /// What is asked for beside files, ports and the network.
     fn confine(&self, command: &mut Command) -> Result<(), String> {
         for word in &self.seccomp {
@@ -257,7 +264,7 @@ impl Run {
             command.digest(digest);
         }
         if self.memory.is_some() || self.pids.is_some() || self.cgroup.is_some() {
-            let parent = self.cgroup.clone().or_else(own_cgroup);
+            let parent = self.cgroup.clone().or_else(cgroup_above);
             let parent =
                 parent.ok_or("no cgroup2 file system is mounted; --cgroup names a cgroup")?;
             let policy = CgroupLimit {

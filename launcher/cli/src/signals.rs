@@ -18,8 +18,20 @@ const FORWARDED: &[i32] =
 
 /// Has this process handle them, and SIGCHLD, for a parent's ignoring it to end: children of who ignores
 /// it can't be waited for.
+///
+/// What was ignored when this process started stays so, and the program ignores it too, as under nohup(1).
 pub(crate) fn take() -> io::Result<SignalsInfo<WithOrigin>> {
-    SignalsInfo::new(FORWARDED.iter().chain(&[SIGCHLD]))
+    let ignored = ignored();
+    let heeded = FORWARDED.iter().filter(|signal| ignored >> (**signal - 1) & 1 == 0);
+    SignalsInfo::new(heeded.chain(&[SIGCHLD]))
+}
+
+/// A bit for each signal that this process ignores
+/// ([proc_pid_status(5)](https://man7.org/linux/man-pages/man5/proc_pid_status.5.html)).
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 /// Hands on to the launcher, and so to the program, each signal that another process sends to this

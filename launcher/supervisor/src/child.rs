@@ -294,7 +294,7 @@ impl Child {
 
     fn finish(&mut self) -> Result<ExitStatus, Error> {
         let status = if let Some(program) = self.program() {
-            program.reap().map_err(Error::system("waiting for the program"))?
+            program.status().map_err(Error::system("waiting for the program"))?
         } else {
             let Some(status) = self.report().status else { return Err(self.launcher_ended()?) };
             self.launcher.settle()?;

@@ -298,8 +298,9 @@ impl Command {
         self
     }
 
-    /// Runs the program as another user and group, without supplementary groups. Root gives it those ids;
-    /// for anybody else it has them inside a user namespace of its own, and stays who it is outside.
+    /// Runs the program as another user and group. Root gives it those ids, and no supplementary group; for
+    /// anybody else it has them inside a user namespace of its own, and stays who it is outside, groups
+    /// included, which nobody but root can drop.
     pub fn user(&mut self, uid: u32, gid: u32) -> &mut Self {
         self.confinement.user = Some((uid, gid));
         self

@@ -50,64 +50,63 @@ pub(crate) enum Dropped {
 }
 
 impl Confinement {
-    /// What is asked of the built-in mechanisms, but for those that `explicit` says all of.
+    /// What is asked of the built-in mechanisms. What strictness alone would ask of one is left to
+    /// `explicit` where that has the mechanism.
     pub(crate) fn requests(
         &self,
         explicit: &[Request],
         preferred: &[String],
     ) -> Result<Vec<Request>, Error> {
+        let said = |id: &str| explicit.iter().any(|it| it.id() == id);
+        // What strictness alone asks for gives way to what is said in full.
+        let strictly = |id: &str| self.strict && !said(id);
         let mut requests = Vec::new();
-        let mut add = |request: Request, layers: bool| {
-            // What is said in full takes the place of what strictness would say.
-            let said = explicit.iter().any(|it| it.id() == request.id());
-            if layers || !self.strict || !said {
-                requests.push(request);
-            }
-        };
-        if let Some(policy) = self.landlock(preferred) {
-            add(Request::of(&policy)?, false);
+        let mut add = |request: Request| requests.push(request);
+        if self.landlock.is_some() || strictly(landlock::ID) {
+            add(Request::of(&self.landlock(preferred))?);
         }
-        for filter in self.filters(explicit) {
-            add(Request::of(&filter)?, true);
+        for filter in self.filters() {
+            add(Request::of(&filter)?);
         }
-        let namespaces = self.namespaces || self.strict;
-        if namespaces || (self.user.is_some() && !geteuid().is_root()) {
-            add(Request::of(&self.user_namespace())?, false);
-        } else if let Some((uid, gid)) = self.user {
-            add(Request::of(&Credentials { uid, gid, groups: vec![] })?, false);
+        let is_root = geteuid().is_root();
+        let in_namespace =
+            self.namespaces || (self.user.is_some() && !is_root) || strictly(UserNamespace::ID);
+        if in_namespace {
+            add(Request::of(&self.user_namespace())?);
         }
-        if namespaces {
-            add(Request::of(&NetworkNamespace {})?, false);
+        if let Some((uid, gid)) = self.user.filter(|_| is_root) {
+            // In a namespace too, which leaves a process the groups that it has.
+            add(Request::of(&Credentials { uid, gid, groups: vec![] })?);
         }
-        let limits = self.limits();
+        if self.namespaces || strictly(NetworkNamespace::ID) {
+            add(Request::of(&NetworkNamespace {})?);
+        }
+        let limits = self.limits(strictly(Rlimits::ID));
         if !limits.0.is_empty() {
-            add(Request::of(&limits)?, false);
+            add(Request::of(&limits)?);
         }
-        if self.new_session || self.strict {
+        if self.new_session || strictly(ProcessAttributes::ID) {
             let policy = ProcessAttributes { new_session: true, ..ProcessAttributes::default() };
-            add(Request::of(&policy)?, false);
+            add(Request::of(&policy)?);
         }
         match &self.dropped {
             Some(Dropped::These(dropped)) => {
-                let kept = Capabilities::all_but(dropped, namespaces);
-                add(Request::of(&kept.map_err(OpenError::Unusable)?)?, false);
+                let kept = Capabilities::all_but(dropped, in_namespace);
+                add(Request::of(&kept.map_err(OpenError::Unusable)?)?);
             }
-            Some(Dropped::All) => add(Request::of(&Capabilities::default())?, false),
-            None if self.strict => add(Request::of(&Capabilities::default())?, false),
+            Some(Dropped::All) => add(Request::of(&Capabilities::default())?),
+            None if strictly(Capabilities::ID) => add(Request::of(&Capabilities::default())?),
             None => {}
         }
-        if self.strict {
-            add(Request::of(&NoNewPrivs {})?, false);
+        // With it no exec gains what was dropped, and so none clears the parent-death signal.
+        if (self.dropped.is_some() && !said(NoNewPrivs::ID)) || strictly(NoNewPrivs::ID) {
+            add(Request::of(&NoNewPrivs {})?);
         }
         Ok(requests)
     }
 
-    fn landlock(&self, preferred: &[String]) -> Option<Landlock> {
-        let mut policy = match &self.landlock {
-            Some(policy) => policy.clone(),
-            None if self.strict => Landlock::default(),
-            None => return None,
-        };
+    fn landlock(&self, preferred: &[String]) -> Landlock {
+        let mut policy = self.landlock.clone().unwrap_or_default();
         let prefers = preferred.iter().any(|id| id == landlock::ID);
         if prefers {
             policy.compat = Compat::Prefer;
@@ -125,15 +124,17 @@ impl Confinement {
             }
         }
         policy.abi = policy.abi.max(policy.least_abi());
-        Some(policy)
+        policy
     }
 
-    fn filters(&self, explicit: &[Request]) -> Vec<Seccomp> {
-        let own = self.denials.iter().chain(&self.filters).cloned();
-        let chosen = !self.filters.is_empty() || explicit.iter().any(|it| it.id() == Seccomp::ID);
-        let strict: &[Profile] =
-            if self.strict && !chosen { &[Profile::Baseline, Profile::NoMetadata] } else { &[] };
+    fn filters(&self) -> Vec<Seccomp> {
+        let strict: &[Profile] = if self.strict && self.filters.is_empty() {
+            &[Profile::Baseline, Profile::NoMetadata]
+        } else {
+            &[]
+        };
         let profile = |profile: &Profile| Seccomp { profile: Some(*profile), ..Seccomp::default() };
+        let own = self.denials.iter().chain(&self.filters).cloned();
         own.chain(strict.iter().map(profile)).collect()
     }
 
@@ -149,9 +150,9 @@ impl Confinement {
         policy
     }
 
-    fn limits(&self) -> Rlimits {
+    fn limits(&self, strictly: bool) -> Rlimits {
         let mut limits = self.limits.clone();
-        if self.strict {
+        if strictly {
             let at = |soft: u64, hard: u64, resource: Resource| {
                 let most = match resource.hard() {
                     Bound::At(most) => most,

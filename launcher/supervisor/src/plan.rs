@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use portcullis_core::descriptor::DescriptorSlot;
-use portcullis_core::mechanism::{Opening, Policy};
+use portcullis_core::mechanism::{OpenError, Opening, Policy};
 use portcullis_core::plan::{LaunchBody, LaunchPlan, LoweringEntry, Target, lowering_digest};
 use portcullis_core::registry::Registry;
 use portcullis_core::{Digest, OsText, Params};
@@ -120,6 +120,11 @@ impl Draft<'_> {
         // The exec first: that there is no such program is what a user wants to hear first.
         let mut requests = vec![Request::of(&self.exec)?, Request::of(&AmbientScrub {})?];
         requests.extend_from_slice(self.requests);
+        let unasked = |id: &&String| !requests.iter().any(|request| request.id() == **id);
+        if let Some(id) = self.preferred.iter().find(unasked) {
+            let what = format!("{id} is preferred, and nothing asks for it");
+            return Err(OpenError::Unusable(what).into());
+        }
         let mut opening = Opening::new(self.target);
         let (mut lowering, mut left_out) = (Vec::with_capacity(requests.len()), Vec::new());
         for request in requests {

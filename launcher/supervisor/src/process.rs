@@ -1,28 +1,33 @@
 //! A process that this one started, and reaps exactly once.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::Duration;
 
 use portcullis_launcher::process::wait;
 use rustix::io::retry_on_intr;
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid,
+};
 
 use crate::control::wait_for;
 
-/// A launcher's process. While its end is not known here its pid is its own.
+/// A launcher's process.
 #[derive(Debug)]
 pub(crate) struct Process {
     pid: Pid,
+    /// What signals go by: the number may be another's where somebody else waits for this process's children.
+    pidfd: Option<OwnedFd>,
     ended: Option<ExitStatus>,
 }
 
 impl Process {
     /// The process of this pid, which is a child of this one.
     pub(crate) fn new(pid: Pid) -> Self {
-        Self { pid, ended: None }
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok();
+        Self { pid, pidfd, ended: None }
     }
 
     pub(crate) fn pid(&self) -> Pid {
@@ -35,8 +40,9 @@ impl Process {
     }
 
     pub(crate) fn kill(&self) {
-        if self.ended.is_none() {
-            let _ = kill_process(self.pid, Signal::KILL);
+        if let (None, Some(pidfd)) = (self.ended, &self.pidfd) {
+            // One that has ended needs no signal.
+            let _ = pidfd_send_signal(pidfd, Signal::KILL);
         }
     }
 
@@ -45,8 +51,8 @@ impl Process {
         if self.ended.is_some() {
             return;
         }
-        let ended = pidfd_open(self.pid, PidfdFlags::empty())
-            .is_ok_and(|pidfd| wait_for(&pidfd.as_fd(), Some(limit)) == Ok(true));
+        let pidfd = self.pidfd.as_ref();
+        let ended = pidfd.is_some_and(|pidfd| wait_for(&pidfd.as_fd(), Some(limit)) == Ok(true));
         if !ended {
             self.kill();
         }
@@ -61,15 +67,22 @@ impl Process {
         Ok(self.ended)
     }
 
-    /// Waits for its end.
-    pub(crate) fn reap(&mut self) -> io::Result<ExitStatus> {
+    /// Waits for the end of a workload that this process has become: how it ended is told nowhere else.
+    pub(crate) fn status(&mut self) -> io::Result<ExitStatus> {
         if let Some(status) = self.ended {
             return Ok(status);
         }
-        let status = match wait(self.pid) {
-            Ok(status) => ExitStatus::from_raw(status.as_raw()),
+        let status = ExitStatus::from_raw(wait(self.pid)?.as_raw());
+        self.ended = Some(status);
+        Ok(status)
+    }
+
+    /// Waits for its end.
+    pub(crate) fn reap(&mut self) -> io::Result<ExitStatus> {
+        let status = match self.status() {
+            Ok(status) => status,
             // A process that ignores SIGCHLD, or has another part that waits for every child, is not told
-            // how its launcher ended. What counts of that is in the transcript.
+            // how its launcher ended. What counts of that of a child is in the transcript.
             Err(error) if error.raw_os_error() == Some(libc::ECHILD) => ExitStatus::default(),
             Err(error) => return Err(error),
         };

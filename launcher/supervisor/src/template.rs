@@ -6,6 +6,8 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
+use portcullis_launcher::process;
+
 use crate::child::{Child, Launcher as LauncherOf, Output};
 use crate::control::Control;
 use crate::error::Error;
@@ -133,7 +135,9 @@ impl Template {
         with.die_with_parent = self.die_with_parent;
         with.directory = self.directory.as_ref().map(AsRawFd::as_raw_fd);
         let before = self.through.iter().map(String::as_str);
-        let arguments: Vec<_> = before.chain(self.arguments.iter().copied()).collect();
+        // In place, how the program ends is told by its status alone.
+        let own: &[&str] = if process::children_are_kept() { self.arguments } else { &[] };
+        let arguments: Vec<_> = before.chain(own.iter().copied()).collect();
         let process = place(&self.launcher, &arguments, &with)?;
         let pipes = std::mem::take(&mut streams.pipes);
         // The launcher has its own copies: with ours open, no pipe would ever show its end.

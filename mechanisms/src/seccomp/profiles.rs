@@ -268,6 +268,8 @@ const NO_NETWORK: &[Fixed] = &[
 const FS_IOC_SETFLAGS: &[Condition] = &[request(0x4008_6602)];
 const FS_IOC_FSSETXATTR: &[Condition] = &[request(0x401c_5820)];
 const FS_IOC_SETVERSION: &[Condition] = &[request(0x4008_7602)];
+/// ext4's own, of the same purpose.
+const EXT4_IOC_SETVERSION: &[Condition] = &[request(0x4008_6604)];
 const FS_IOC_ENABLE_VERITY: &[Condition] = &[request(0x4080_6685)];
 const FS_IOC_SET_ENCRYPTION_POLICY: &[Condition] = &[request(0x800c_6613)];
 const FAT_IOCTL_SET_ATTRIBUTES: &[Condition] = &[request(0x4004_7211)];
@@ -305,6 +307,7 @@ const NO_METADATA: &[Fixed] = &[
     deny(&["ioctl"], FS_IOC_SETFLAGS),
     deny(&["ioctl"], FS_IOC_FSSETXATTR),
     deny(&["ioctl"], FS_IOC_SETVERSION),
+    deny(&["ioctl"], EXT4_IOC_SETVERSION),
     deny(&["ioctl"], FS_IOC_ENABLE_VERITY),
     deny(&["ioctl"], FS_IOC_SET_ENCRYPTION_POLICY),
     deny(&["ioctl"], FAT_IOCTL_SET_ATTRIBUTES),

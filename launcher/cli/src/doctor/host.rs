@@ -158,8 +158,16 @@ fn cgroups() -> Vec<Fact> {
     ]
 }
 
+/// The cgroup above this process's own, or that where it is the first: cgroups(7), "no internal processes",
+/// lets none but the first have both processes and cgroups with limits.
+pub(crate) fn cgroup_above() -> Option<PathBuf> {
+    let own = own_cgroup()?;
+    let above = own.parent().filter(|above| above.join("cgroup.procs").exists());
+    Some(above.map_or_else(|| own.clone(), PathBuf::from))
+}
+
 /// The folder of this process's own cgroup, of version 2.
-pub(crate) fn own_cgroup() -> Option<PathBuf> {
+pub(super) fn own_cgroup() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
     let root = mounts.lines().find_map(|line| {
         let mut fields = line.split(' ').skip(1);

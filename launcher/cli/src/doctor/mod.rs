@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::{OWN_FAILURE, complain};
 use host::Fact;
-pub(crate) use host::own_cgroup;
+pub(crate) use host::cgroup_above;
 use proof::{Proof, Prover};
 
 /// A claim did not hold.
