@@ -35,7 +35,12 @@ fn shell(script: &str) -> Command {
 
 /// A shell that waits until it is dropped, for others to look at.
 fn waiting<P: Policy>(policy: Option<&P>) -> Child {
+    launched(policy, Way::InPlace)
+}
+
+fn launched<P: Policy>(policy: Option<&P>, way: Way) -> Child {
     let mut command = shell("echo; read line");
+    command.way(way);
     if let Some(policy) = policy {
         command.mechanism(policy).unwrap();
     }
@@ -438,7 +443,7 @@ fn an_attribute_out_of_range_is_an_invalid_plan_by_its_name() {
 /// Why there is no attribute for it: an exec makes a process dumpable whatever it was.
 fn what_is_not_dumpable_is_dumpable_after_an_exec() {
     // The launcher is not, by the time it has a child; a limit of 0 is what leaves no core.
-    let child = waiting(Some(&limits([(Resource::Core, 0.into())])));
+    let child = launched(Some(&limits([(Resource::Core, 0.into())])), Way::Child);
     let environment = |pid: u32| fs::read(format!("/proc/{pid}/environ"));
     assert!(environment(child.id()).is_ok());
     let launcher = environment(child.launcher_id());
