@@ -344,7 +344,10 @@ fn the_working_directory_is_this_processs_or_the_one_that_was_set() {
     assert_eq!(output(&resident, &shell("pwd")).trim_end(), here.to_str().unwrap());
     let mut elsewhere = shell("pwd");
     assert_eq!(output(&resident, elsewhere.current_dir("/usr")), "/usr\n");
-    assert_eq!(fs::read_link(format!("/proc/{}/cwd", resident.id())).unwrap(), Path::new("/"));
+    // Where a process is that is out of reach is root's alone to see.
+    if rustix::process::geteuid().is_root() {
+        assert_eq!(fs::read_link(format!("/proc/{}/cwd", resident.id())).unwrap(), Path::new("/"));
+    }
 }
 
 fn a_script_runs_by_its_fd() {
@@ -621,13 +624,14 @@ fn main() -> ExitCode {
         a_message_that_is_none_harms_nobody: [],
         too_few_numbers_for_its_fds_are_a_fault_of_that_message_alone: [],
         a_launcher_that_is_not_given_its_socket_says_so: [],
-        a_thousand_launches_leave_nothing_behind: [LANDLOCK],
+        // What a process that is out of reach holds is root's alone to see.
+        a_thousand_launches_leave_nothing_behind: [LANDLOCK, Need::Root],
         nothing_of_a_launch_reaches_the_next: [LANDLOCK, NETNS],
         the_working_directory_is_this_processs_or_the_one_that_was_set: [],
         a_script_runs_by_its_fd: [],
         a_child_is_asked_waited_for_and_killed_as_any_other: [],
         a_template_with_other_arguments_opens_nothing_again: [LANDLOCK],
-        many_are_in_flight: [],
+        many_are_in_flight: [Need::Root],
         the_death_of_the_supervisor_ends_all_of_it: [],
         the_death_of_the_launcher_takes_its_workloads_along_and_is_told: [],
         a_reader_that_does_not_read_holds_up_nobody: [],
