@@ -43,7 +43,7 @@ pub enum Progress {
 }
 
 /// Makes a child that runs `program`. A failure is written to `report_fd`, as a
-/// [`Failure`](portcullis_child::Failure), where it is an fd.
+/// [`Failure`], where it is an fd.
 ///
 /// Unless the child is [concurrent](CloneOptions::concurrent), it has exec'd or ended when this
 /// returns. Signals are blocked for this thread meanwhile; the child starts with all of them blocked.

@@ -19,7 +19,7 @@ const LEAST: usize = 16;
 /// A general allocator maps, touches and unmaps pages as it goes, which in a guest costs ten times
 /// what touching the next page of a block does, and together as much as half of a launch.
 ///
-/// A process that lives on has it [recycle](Self::recycle).
+/// A process that lives on has it recycle.
 pub struct Arena {
     block: UnsafeCell<[u8; ARENA_LEN]>,
     used: AtomicUsize,
