@@ -30,7 +30,7 @@ impl Stdio {
         Self(Source::Null)
     }
 
-    /// A pipe, whose other end is the [`Child`]'s.
+    /// A pipe, whose other end is the [`Child`](crate::Child)'s.
     pub fn piped() -> Self {
         Self(Source::Piped)
     }
