@@ -21,29 +21,8 @@ fn launch(argument: &str, make: impl FnOnce(&mut Host)) -> Outcome {
     host.run()
 }
 
-/// A script that leaves the host's mark and does one thing more.
-fn script(host: &mut Host, more: &str) {
-    let mark = host.folder().join("ran");
-    host.body.target.argv[2] = format!(": > {}; {more}", mark.display()).into();
-}
-
-fn everything(host: &mut Host) {
-    for (slot, root) in [(20, "/usr"), (21, "/bin"), (22, "/lib"), (23, "/lib64"), (24, "/proc")] {
-        host.slot(slot, DescriptorRole::ReadRoot, root);
-    }
-    let folder = host.folder().to_owned();
-    host.slot(16, DescriptorRole::WriteRoot, folder);
-    let read = |slot: u32| json!({"slot": slot, "access": ["read", "exec"]});
-    let write = json!({"slot": 16, "access": ["read", "write"]});
-    let rules = json!([read(20), read(21), read(22), read(23), read(24), write]);
-    host.schedule("linux.landlock.apply.v1", &json!({"abi": 3, "rules": rules}));
-    host.schedule("linux.seccomp.apply.v1", &json!({"deny": ["ptrace"]}));
-    host.schedule("linux.userns.enter.v1", &());
-    host.schedule("linux.netns.enter.v1", &());
-}
-
 fn the_transcript_ends_ready_to_exec_and_the_status_is_the_workloads() {
-    let outcome = launch("--in-place", |host| script(host, "exit 7"));
+    let outcome = launch("--in-place", |host| host.script("exit 7"));
     assert_eq!((outcome.status, outcome.ran), (Some(7), true), "{outcome:?}");
     let transcript = outcome.transcript();
     assert_eq!(transcript.states().last(), Some(&LauncherState::ReadyToExec));
@@ -54,8 +33,8 @@ fn the_transcript_ends_ready_to_exec_and_the_status_is_the_workloads() {
 fn the_workload_has_the_launchers_pid_and_is_confined_as_a_child_is() {
     let status = |argument: &'static str| {
         let outcome = launch(argument, |host| {
-            everything(host);
-            script(host, "echo $PPID $$ $(cat /proc/$$/status /proc/$$/uid_map)");
+            host.everything();
+            host.script("echo $PPID $$ $(cat /proc/$$/status /proc/$$/uid_map)");
         });
         assert!(outcome.ran, "{outcome:?}");
         outcome

@@ -52,27 +52,6 @@ fn is_gone(pid: u32) -> bool {
     !Path::new(&format!("/proc/{pid}")).exists()
 }
 
-/// A script that leaves the host's mark and does one thing more.
-fn script(host: &mut Host, more: &str) {
-    let mark = host.folder().join("ran");
-    host.body.target.argv[2] = format!(": > {}; {more}", mark.display()).into();
-}
-
-fn everything(host: &mut Host) {
-    for (slot, root) in [(20, "/usr"), (21, "/bin"), (22, "/lib"), (23, "/lib64"), (24, "/proc")] {
-        host.slot(slot, DescriptorRole::ReadRoot, root);
-    }
-    let folder = host.folder().to_owned();
-    host.slot(16, DescriptorRole::WriteRoot, folder);
-    let read = |slot: u32| json!({"slot": slot, "access": ["read", "exec"]});
-    let write = json!({"slot": 16, "access": ["read", "write"]});
-    let rules = json!([read(20), read(21), read(22), read(23), read(24), write]);
-    host.schedule("linux.landlock.apply.v1", &json!({"abi": 3, "rules": rules}));
-    host.schedule("linux.seccomp.apply.v1", &json!({"deny": ["ptrace"]}));
-    host.schedule("linux.userns.enter.v1", &());
-    host.schedule("linux.netns.enter.v1", &());
-}
-
 /// What is told, but for the numbers: those of processes, of fds, and of a channel.
 fn told(outcome: &Outcome) -> Vec<String> {
     let lines = outcome.text.lines().filter(|line| *line != "# way=resident");
@@ -87,9 +66,9 @@ fn each_launch_goes_as_it_does_one_shot() {
     let resident = Raw::start();
     let cases: [Case; 13] = [
         ("good", |_| {}),
-        ("confined", everything),
-        ("fails", |host| script(host, "exit 7")),
-        ("killed", |host| script(host, "kill -11 $$")),
+        ("confined", Host::everything),
+        ("fails", |host| host.script("exit 7")),
+        ("killed", |host| host.script("kill -11 $$")),
         ("unscheduled", |host| host.unschedule("linux.ambient.scrub.v1")),
         ("unknown", |host| {
             host.schedule("linux.userns.enter.v1", &()).id = "linux.unknown.do.v1".into();
@@ -149,7 +128,7 @@ fn pipe() -> (OwnedFd, OwnedFd) {
 fn a_message_that_is_none_harms_nobody() {
     let resident = Raw::start();
     let mut host = Host::default();
-    script(&mut host, "exec sleep 600");
+    host.script("exec sleep 600");
     let mut running = resident.ask(host);
     let pid = running.pid();
 
@@ -509,7 +488,7 @@ fn a_reader_that_does_not_read_holds_up_nobody() {
     let noise = [b"# noise\n".as_slice()].concat().repeat(full / 8);
     File::from(theirs.try_clone().unwrap()).write_all(&noise).unwrap();
     let mut host = Host::default();
-    script(&mut host, "exit 7");
+    host.script("exit 7");
     let stuck = resident.ask_with(host, control, theirs);
     for _ in 0..3 {
         resident.run(Host::default()).succeeded();
@@ -527,7 +506,7 @@ fn signals_to_it_are_held() {
     }
     resident.run(Host::default()).succeeded();
     let mut host = Host::default();
-    script(&mut host, "grep -E '^Sig(Blk|Pnd|Ign)' /proc/self/status");
+    host.script("grep -E '^Sig(Blk|Pnd|Ign)' /proc/self/status");
     let outcome = resident.run(host);
     let masks = outcome.stdout.lines().map(|line| line.split_whitespace().last().unwrap());
     let (none, ignored) = ("0000000000000000", ignored());
@@ -602,7 +581,7 @@ fn somebody_elses_launcher_is_resident_too_and_tears_down_at_each_end() {
     resident.run(Host::default()).succeeded();
     // What runs when the supervisor goes is ended as well.
     let mut host = Host::default();
-    script(&mut host, "exec sleep 60");
+    host.script("exec sleep 60");
     host.body.lowering.push(foreign("test.end.mark.v1"));
     let mut asked = resident.ask(host);
     asked.pid();

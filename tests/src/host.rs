@@ -27,6 +27,7 @@ use rustix::io::pwrite;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
+use serde_json::json;
 use tempfile::TempDir;
 
 /// Frames as a bvisor 0.10 host wrote them: scrub and exec; with Landlock; with seccomp; with user and
@@ -250,6 +251,30 @@ impl Host {
     /// The folder alone.
     pub(crate) fn into_folder(self) -> TempDir {
         self.folder
+    }
+
+    /// Has the workload leave the host's mark and do one thing more.
+    pub fn script(&mut self, more: &str) {
+        let mark = self.folder().join("ran");
+        self.body.target.argv[2] = format!(": > {}; {more}", mark.display()).into();
+    }
+
+    /// Schedules Landlock with six roots, a filter, and a user and a network namespace.
+    pub fn everything(&mut self) {
+        for (slot, root) in
+            [(20, "/usr"), (21, "/bin"), (22, "/lib"), (23, "/lib64"), (24, "/proc")]
+        {
+            self.slot(slot, DescriptorRole::ReadRoot, root);
+        }
+        let folder = self.folder().to_owned();
+        self.slot(16, DescriptorRole::WriteRoot, folder);
+        let read = |slot: u32| json!({"slot": slot, "access": ["read", "exec"]});
+        let write = json!({"slot": 16, "access": ["read", "write"]});
+        let rules = json!([read(20), read(21), read(22), read(23), read(24), write]);
+        self.schedule("linux.landlock.apply.v1", &json!({"abi": 3, "rules": rules}));
+        self.schedule("linux.seccomp.apply.v1", &json!({"deny": ["ptrace"]}));
+        self.schedule("linux.userns.enter.v1", &());
+        self.schedule("linux.netns.enter.v1", &());
     }
 
     /// The declaration of a slot.
