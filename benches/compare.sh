@@ -27,7 +27,7 @@ twice() { for root in "${roots[@]}"; do printf -- "$1 %s %s " "$root" "$root"; d
 joined() { (IFS=:; echo "${roots[*]}"); }
 
 run() { printf 'run\t%s\t%s\t%s\n' "$1" "$2" "$3" >>"$list"; }             # NAME CONFINEMENT WORDS
-launcher() { printf 'launcher\t%s\t%s\t%s\t%s\n' "$@" >>"$list"; }         # NAME CONFINEMENT PATH FRAME
+launcher() { printf 'launcher\t%s\t%s\t%s\t%s\t%s\n' "$@" >>"$list"; }    # NAME CONFINEMENT WORDS VERSION FRAME
 missing() { printf 'missing\t%s\t%s\n' "$1" "$2" >>"$list"; }              # NAME REASON
 have() { command -v "$1" >/dev/null 2>&1; }
 
@@ -71,8 +71,12 @@ library_and_command_line() {
   options="$(each '--read %s')--write /tmp --no-new-tasks"
   run 'portcullis run' 'Landlock, seccomp' "$bin run $options -- /bin/true"
   run 'portcullis run' 'Landlock, seccomp, user + network namespace' "$bin run $options --no-network -- /bin/true"
-  launcher 'portcullis-launcher, version 1' 'Landlock, seccomp' "$launcher" 2
-  launcher 'portcullis-launcher, version 1' 'Landlock, seccomp, user + network namespace' "$launcher" 3
+  launcher 'portcullis-launcher, one shot' 'scrub' "$launcher" 2 0
+  launcher 'portcullis-launcher, one shot' 'Landlock, seccomp' "$launcher" 2 2
+  launcher 'portcullis-launcher, in place' 'scrub' "$launcher --in-place" 2 0
+  launcher 'portcullis-launcher, in place' 'Landlock, seccomp' "$launcher --in-place" 2 2
+  launcher 'portcullis-launcher, version 1' 'Landlock, seccomp' "$launcher" 1 2
+  launcher 'portcullis-launcher, version 1' 'Landlock, seccomp, user + network namespace' "$launcher" 1 3
 }
 
 # The limit: a launcher that makes the same calls and verifies nothing.
@@ -96,18 +100,20 @@ peer_reference() {
     }
   done <<'END'
 scrub
+scrub-in-place -DIN_PLACE
 confined -DLANDLOCK -DSECCOMP
 in-place -DLANDLOCK -DSECCOMP -DIN_PLACE
 END
-  launcher 'reference launcher in C, verifies nothing' 'scrub' "$peers/bin/reference-scrub" 0
-  launcher 'reference launcher in C, verifies nothing' 'Landlock, seccomp' "$peers/bin/reference-confined" 2
-  launcher 'reference launcher in C, in place' 'Landlock, seccomp' "$peers/bin/reference-in-place" 2
+  launcher 'reference launcher in C, verifies nothing' 'scrub' "$peers/bin/reference-scrub" 2 0
+  launcher 'reference launcher in C, in place' 'scrub' "$peers/bin/reference-scrub-in-place" 2 0
+  launcher 'reference launcher in C, verifies nothing' 'Landlock, seccomp' "$peers/bin/reference-confined" 2 2
+  launcher 'reference launcher in C, in place' 'Landlock, seccomp' "$peers/bin/reference-in-place" 2 2
 }
 
 peer_bvisor() {
   crate bvisor-linux-launcher bvisor --version 0.10.0 --features backend-linux || return
-  launcher 'bvisor 0.10 launcher' 'Landlock, seccomp' "$peers/bin/bvisor-linux-launcher" 2
-  launcher 'bvisor 0.10 launcher' 'Landlock, seccomp, user + network namespace' "$peers/bin/bvisor-linux-launcher" 3
+  launcher 'bvisor 0.10 launcher' 'Landlock, seccomp' "$peers/bin/bvisor-linux-launcher" 1 2
+  launcher 'bvisor 0.10 launcher' 'Landlock, seccomp, user + network namespace' "$peers/bin/bvisor-linux-launcher" 1 3
 }
 
 peer_bubblewrap() {

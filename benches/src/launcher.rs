@@ -8,7 +8,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use portcullis::{Error, Stdio, Way};
+use portcullis_core::plan::{LaunchPlan, Standing, lowering_digest};
 use portcullis_core::program::{Op, Program};
+use portcullis_core::registry::Registry;
+use portcullis_mechanisms as _;
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, memfd_create, open};
 use rustix::io::pwrite;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -44,16 +47,42 @@ pub fn peak(stage: &Stage) -> Result<u64, Error> {
     Ok(field.expect("a launcher that waits has a VmHWM"))
 }
 
-/// A launch of `/bin/true` as a host of version 1 makes it: opens the roots, makes the channels and the
-/// sealed plan, starts the launcher, reads the transcript to its end, and waits. The executable is at 10,
-/// a root to write to at 16, roots to read at 20 to 24, the channels above.
+/// What a host of bvisor 0.10 wrote: scrub and exec; with Landlock; with seccomp; with namespaces.
+pub const FRAMES: [&[u8]; 4] = [
+    include_bytes!("../../core/tests/fixtures/bvisor-v1/plan0.bin"),
+    include_bytes!("../../core/tests/fixtures/bvisor-v1/plan1.bin"),
+    include_bytes!("../../core/tests/fixtures/bvisor-v1/plan2.bin"),
+    include_bytes!("../../core/tests/fixtures/bvisor-v1/plan3.bin"),
+];
+
+/// What a frame of version 1 says, in version 2.
+///
+/// # Panics
+///
+/// Where it is no plan, or asks for a mechanism that is not linked here.
+pub fn in_version_2(frame: &[u8]) -> Vec<u8> {
+    let mut body = LaunchPlan::decode(frame).expect("a plan").body().clone();
+    let registry = Registry::collect().expect("the registry");
+    for entry in &mut body.lowering {
+        let mechanism = registry.find(&entry.id).expect("a mechanism");
+        entry.decl_digest = Some(mechanism.declaration().digest());
+        entry.param_digest = entry.params.digest();
+        entry.standing = Standing::Scheduled;
+    }
+    body.h_l = lowering_digest(&body.lowering);
+    LaunchPlan::encode(&body).expect("a plan")
+}
+
+/// A launch of `/bin/true` by one of [`FRAMES`] or what it is [in version 2](in_version_2): opens the roots,
+/// makes the channels and the sealed plan, starts the launcher, reads the transcript to its end, and waits.
+/// The executable is at 10, a root to write to at 16, roots to read at 20 to 24, the channels above.
 ///
 /// The same few calls for whichever launcher, so that what differs is the launcher's.
 ///
 /// # Errors
 ///
 /// Those of its calls; and a launcher that does not exit with 0.
-pub fn launch_version_1(launcher: &Path, frame: &[u8]) -> io::Result<()> {
+pub fn launch_frame(launcher: &Path, arguments: &[&str], frame: &[u8]) -> io::Result<()> {
     let at = |path: &str| open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
     let mut fds = vec![(at("/bin/true")?, 10), (at("/tmp")?, 16)];
     for (root, slot) in ["/usr", "/bin", "/lib", "/lib64", "/etc"].into_iter().zip(20..) {
@@ -84,7 +113,9 @@ pub fn launch_version_1(launcher: &Path, frame: &[u8]) -> io::Result<()> {
     }
     program.push(Op::close_on_exec_from(40));
     program.push(Op::empty_signal_mask());
-    program.push(Op::execve(path.clone(), vec![path], envp));
+    let arguments = arguments.iter().map(|argument| CString::new(*argument));
+    let argv = [Ok(path.clone())].into_iter().chain(arguments).collect::<Result<_, _>>()?;
+    program.push(Op::execve(path, argv, envp));
     let mut child = floor::start(program)?;
     drop(fds);
     let mut transcript = String::new();

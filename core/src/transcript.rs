@@ -52,13 +52,24 @@ impl<W: Write> TranscriptWriter<W> {
 
     /// Adds a note; line breaks in it become spaces, so that no note can pass for a state.
     pub fn note(&mut self, text: &str) {
+        self.note_of(&[text]);
+    }
+
+    /// Adds a note that consists of these parts.
+    ///
+    /// ```
+    /// use portcullis_core::transcript::TranscriptWriter;
+    ///
+    /// let mut transcript = TranscriptWriter::new(Vec::new());
+    /// transcript.note_of(&["refusal=", "PlanInvalid"]);
+    /// assert_eq!(transcript.text(), b"# refusal=PlanInvalid\n");
+    /// ```
+    pub fn note_of(&mut self, parts: &[&str]) {
         self.pending.extend_from_slice(b"# ");
-        let start = self.pending.len();
-        self.pending.extend_from_slice(text.as_bytes());
-        for byte in &mut self.pending[start..] {
-            if *byte < b' ' {
-                *byte = b' ';
-            }
+        for part in parts {
+            let start = self.pending.len();
+            self.pending.extend_from_slice(part.as_bytes());
+            blank_controls(&mut self.pending[start..]);
         }
         self.pending.push(b'\n');
     }
@@ -83,7 +94,7 @@ impl<W: Write> TranscriptWriter<W> {
 
     /// A transcript that goes on where this one is, in memory: what is to be told if all goes well.
     pub fn ahead(&self) -> TranscriptWriter<Vec<u8>> {
-        TranscriptWriter { out: Vec::new(), pending: Vec::new(), last: self.last }
+        TranscriptWriter { out: Vec::new(), pending: Vec::with_capacity(4096), last: self.last }
     }
 
     /// Goes on where `ahead` is: what it told has been written.
@@ -111,6 +122,26 @@ impl TranscriptWriter<Vec<u8>> {
     /// What was told.
     pub fn text(&self) -> Vec<u8> {
         [&self.out[..], &self.pending].concat()
+    }
+}
+
+/// Makes control characters spaces. Eight bytes at a time are looked at, for most notes have none, and a
+/// launch tells some 2,000 bytes of them.
+fn blank_controls(text: &mut [u8]) {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    // A byte below 0x20 borrows into its top bit, which no byte of ASCII has; where another byte has it,
+    // or takes part in the borrow, each is looked at.
+    let suspicious = |word: u64| word.wrapping_sub(EACH * 0x20) | word;
+    for word in text.chunks_mut(8) {
+        let known = <[u8; 8]>::try_from(&*word).map(u64::from_ne_bytes);
+        if known.is_ok_and(|word| suspicious(word) & (EACH * 0x80) == 0) {
+            continue;
+        }
+        for byte in word {
+            if *byte < b' ' {
+                *byte = b' ';
+            }
+        }
     }
 }
 
@@ -232,6 +263,22 @@ pub fn word<'a>(note: &'a str, name: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_note_has_a_control_character_wherever_it_stands() {
+        let plain = "é~ and more";
+        for at in (0..=plain.len()).filter(|at| plain.is_char_boundary(*at)) {
+            for control in ["\n", "\r", "\0", "\u{1f}", "\n\n\n\n\n\n\n\n\n"] {
+                let mut text = plain.to_owned();
+                text.insert_str(at, control);
+                let mut transcript = TranscriptWriter::new(Vec::new());
+                transcript.note_of(&[&text, &text[at..]]);
+                let blanks = " ".repeat(control.len());
+                let told = format!("# {text}{}", &text[at..]).replace(control, &blanks) + "\n";
+                assert_eq!(String::from_utf8(transcript.text()).unwrap(), told);
+            }
+        }
+    }
 
     #[test]
     fn what_is_written_is_read_back() {

@@ -289,22 +289,23 @@ pub(crate) fn tell_results<W: Write>(
 ) {
     for (index, it) in schedule.entries().iter().enumerate() {
         let (_, ops) = program.counted_off(Owner::Entry(index), 0);
-        transcript.note(&format!("applied={} calls={ops}", it.entry.id));
+        transcript.note_of(&["applied=", &it.entry.id, " calls=", &ops.to_string()]);
     }
     for (remark, owner, text) in remarks {
         let name = match remark {
             Remark::Residual => "residual",
             Remark::Missing => "missing",
         };
-        transcript.note(&format!("{name}={} {text}", schedule.id_of(*owner)));
+        transcript.note_of(&[name, "=", schedule.id_of(*owner), " ", text]);
     }
     for (group, result) in results {
         if *group == PhaseGroup::Confinement {
             let scheduled = entries_of(schedule, *group).count();
             let installed = confinement_installed(scheduled, *result);
-            transcript.note(&format!("confinement={result} installed={installed}"));
+            let installed = if installed { "true" } else { "false" };
+            transcript.note_of(&["confinement=", result.name(), " installed=", installed]);
         } else {
-            transcript.note(&format!("phase={group} result={result}"));
+            transcript.note_of(&["phase=", group.name(), " result=", result.name()]);
         }
         transcript.state(group.state());
     }

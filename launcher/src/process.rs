@@ -10,7 +10,7 @@ use portcullis_child::{CloneOptions, Failure};
 use portcullis_core::program::Program;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, read};
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, setpgid, waitpid};
 
 use crate::assembly::Assembly;
 use crate::sys::{self, Spawned};
@@ -146,12 +146,19 @@ pub(crate) fn insist<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T,
     call()
 }
 
-/// Whether a child, whose end of the error pipe is closed, has exec'd: `PF_FORKNOEXEC` in the ninth field of
-/// [proc_pid_stat(5)](https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html). An exec clears the flag
-/// before it closes what is close-on-exec; a child that a signal ended first closes the pipe as well, some
-/// time before it can be waited for, and has the flag to its end. What can't be read proves no exec.
+/// Whether a child, whose end of the error pipe is closed, has exec'd: the kernel's `PF_FORKNOEXEC`. An exec
+/// clears the flag before it closes what is close-on-exec; a child that a signal ended first closes the
+/// pipe as well, some time before it can be waited for, and has the flag to its end.
 pub(crate) fn has_exec_ed(pid: Pid) -> bool {
     const PF_FORKNOEXEC: u64 = 0x40;
+    // The process group of a child that has exec'd can't be changed any more (setpgid(2), ERRORS, EACCES),
+    // which takes a fiftieth of what a look into /proc does. One that ends without an exec may have a
+    // group of its own to do so.
+    if setpgid(Some(pid), None) == Err(Errno::ACCESS) {
+        return true;
+    }
+    // In a session of its own it has no say in that; the flag is in the ninth field of proc_pid_stat(5).
+    // What can't be read proves no exec.
     stat_field(pid, 9).is_some_and(|flags| flags & PF_FORKNOEXEC == 0)
 }
 

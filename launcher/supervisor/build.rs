@@ -67,7 +67,7 @@ fn variable(name: &str) -> String {
 /// The sources that the launcher is made of: its own, and in the workspace those of its siblings.
 fn sources(launcher: &Path) -> Vec<PathBuf> {
     let workspace = launcher.join("..");
-    let own = ["src", "Cargo.toml", "build.rs", "child/src", "child/Cargo.toml"];
+    let own = ["src", "Cargo.toml", "build.rs", "layout.ld", "child/src", "child/Cargo.toml"];
     let siblings =
         ["Cargo.lock", "core/src", "core/Cargo.toml", "mechanisms/src", "mechanisms/Cargo.toml"];
     let own = own.iter().map(|it| launcher.join(it));

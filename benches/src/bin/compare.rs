@@ -6,7 +6,8 @@
 //!
 //! - `run`, a name, its confinement, a command line: words, those before the program of the form
 //!   `NAME=VALUE` its environment
-//! - `launcher`, a name, its confinement, a launcher of version 1, the number of the frame that it is given
+//! - `launcher`, a name, its confinement, a launcher and its arguments, the version of the frame that it is
+//!   given and its number in [`FRAMES`]
 //! - `missing`, a name, why it is left out
 
 use std::collections::BTreeMap;
@@ -15,21 +16,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use portcullis_benches::launcher::launch_version_1;
+use portcullis_benches::launcher::{FRAMES, in_version_2, launch_frame};
 use portcullis_benches::measure::{Effort, Launch, medians};
 use portcullis_benches::plot::{Bar, bars};
 use portcullis_benches::stage::{FILES_AND_CALLS, NO_NETWORK};
 use portcullis_benches::table::{Table, beside, machine, microseconds};
 use portcullis_benches::way::WAYS;
 use portcullis_benches::{floor, workload};
-
-/// What a host of bvisor 0.10 wrote: scrub and exec; with Landlock; with seccomp; with namespaces.
-const FRAMES: [&[u8]; 4] = [
-    include_bytes!("../../../core/tests/fixtures/bvisor-v1/plan0.bin"),
-    include_bytes!("../../../core/tests/fixtures/bvisor-v1/plan1.bin"),
-    include_bytes!("../../../core/tests/fixtures/bvisor-v1/plan2.bin"),
-    include_bytes!("../../../core/tests/fixtures/bvisor-v1/plan3.bin"),
-];
 
 struct Candidate {
     name: String,
@@ -62,29 +55,35 @@ fn own() -> Vec<Candidate> {
 
 /// A candidate of the list, or why it is none.
 fn candidate(fields: &[&str]) -> Result<Candidate, (String, String)> {
-    let (kind, name, confinement, what, frame) = match fields {
-        [kind @ "run", name, confinement, words] => (*kind, *name, *confinement, *words, "0"),
-        [kind @ "launcher", name, confinement, path, frame] => {
-            (*kind, *name, *confinement, *path, *frame)
+    let (name, confinement, words, launch) = match fields {
+        ["run", name, confinement, words] => {
+            let launch = ready(words).map_err(|why| (format!("{name} ({confinement})"), why))?;
+            (name, confinement, Some(words), launch)
+        }
+        ["launcher", name, confinement, words, version, number] => {
+            let frame = FRAMES[number.parse::<usize>().expect("a frame's number")];
+            let frame = if *version == "2" { in_version_2(frame) } else { frame.to_vec() };
+            let mut words = words.split(' ').map(str::to_owned);
+            let path = PathBuf::from(words.next().expect("a launcher"));
+            let arguments: Vec<String> = words.collect();
+            let launch = move || {
+                let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+                launch_frame(&path, &arguments, &frame)
+            };
+            if let Err(error) = launch() {
+                return Err((format!("{name} ({confinement})"), error.to_string()));
+            }
+            let launch: Launch = Box::new(move || launch().expect("what worked once"));
+            (name, confinement, None, launch)
         }
         ["missing", name, why] => return Err(((*name).into(), (*why).into())),
         _ => panic!("not a line of the list: {fields:?}"),
     };
-    let launch = if kind == "run" {
-        ready(what).map_err(|why| (format!("{name} ({confinement})"), why))?
-    } else {
-        let frame = FRAMES[frame.parse::<usize>().expect("a frame's number")];
-        let path = PathBuf::from(what);
-        if let Err(error) = launch_version_1(&path, frame) {
-            return Err((format!("{name} ({confinement})"), error.to_string()));
-        }
-        Box::new(move || launch_version_1(&path, frame).expect("what worked once"))
-    };
     Ok(Candidate {
-        name: name.into(),
-        confinement: confinement.into(),
+        name: (*name).into(),
+        confinement: (*confinement).into(),
         own: name.contains("portcullis"),
-        words: (kind == "run").then(|| what.to_owned()),
+        words: words.map(|words| (*words).to_owned()),
         launch,
     })
 }

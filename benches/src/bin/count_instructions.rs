@@ -5,11 +5,14 @@
 //! a `clone3` that shares memory included. Unlike a counter of the CPU it is there in every guest.
 //!
 //! Arguments: two FIFOs. A process that writes its pid to the first and waits for the second is traced
-//! from then on; its next exec is the launcher's. Prints one number.
+//! from then on; its next exec is the launcher's. Prints the number, and then the address of each
+//! instruction, in the order in which they were first executed.
 //!
 //! [ptrace(2)]: https://man7.org/linux/man-pages/man2/ptrace.2.html
 
+use std::collections::HashSet;
 use std::error::Error;
+use std::fmt::Write as _;
 use std::fs;
 use std::process::ExitCode;
 
@@ -20,7 +23,24 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-fn count(pid: Pid, go: impl FnOnce() -> std::io::Result<()>) -> Result<u64, Box<dyn Error>> {
+/// How many instructions were executed, and which.
+#[derive(Default)]
+struct Counted {
+    instructions: u64,
+    known: HashSet<u64>,
+    addresses: Vec<u64>,
+}
+
+impl Counted {
+    fn add(&mut self, address: u64) {
+        self.instructions += 1;
+        if self.known.insert(address) {
+            self.addresses.push(address);
+        }
+    }
+}
+
+fn count(pid: Pid, go: impl FnOnce() -> std::io::Result<()>) -> Result<Counted, Box<dyn Error>> {
     let follow = Options::PTRACE_O_TRACEEXEC
         | Options::PTRACE_O_TRACECLONE
         | Options::PTRACE_O_TRACEFORK
@@ -34,7 +54,7 @@ fn count(pid: Pid, go: impl FnOnce() -> std::io::Result<()>) -> Result<u64, Box<
         sched_setaffinity(it, &cpu)?;
     }
     go()?;
-    let (mut launcher_runs, mut instructions) = (false, 0);
+    let (mut launcher_runs, mut counted) = (false, Counted::default());
     loop {
         match waitpid(None, Some(WaitPidFlag::__WALL)) {
             // The workload's: it goes its own way.
@@ -48,16 +68,26 @@ fn count(pid: Pid, go: impl FnOnce() -> std::io::Result<()>) -> Result<u64, Box<
                 ptrace::step(who, None)?;
             }
             Ok(WaitStatus::Stopped(who, Signal::SIGTRAP)) => {
-                instructions += 1;
+                counted.add(program_counter(who)?);
                 ptrace::step(who, None)?;
             }
             Ok(WaitStatus::Stopped(who, signal)) => ptrace::step(who, signal)?,
             Ok(_) | Err(Errno::EINTR) => {}
             // None is traced any more.
-            Err(Errno::ECHILD) => return Ok(instructions),
+            Err(Errno::ECHILD) => return Ok(counted),
             Err(errno) => return Err(errno.into()),
         }
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn program_counter(pid: Pid) -> Result<u64, Errno> {
+    Ok(ptrace::getregs(pid)?.rip)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn program_counter(_: Pid) -> Result<u64, Errno> {
+    Err(Errno::ENOSYS)
 }
 
 fn main() -> ExitCode {
@@ -67,7 +97,13 @@ fn main() -> ExitCode {
         _ => Err("two FIFOs are wanted".into()),
     };
     match counted {
-        Ok(instructions) => println!("{instructions}"),
+        Ok(Counted { instructions, addresses, .. }) => {
+            let mut text = format!("{instructions}\n");
+            for address in addresses {
+                let _ = writeln!(text, "{address:x}");
+            }
+            print!("{text}");
+        }
         Err(error) => {
             eprintln!("count-instructions: {error}");
             return ExitCode::FAILURE;
@@ -76,7 +112,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn traced(tells: &str, waits: &str) -> Result<u64, Box<dyn Error>> {
+fn traced(tells: &str, waits: &str) -> Result<Counted, Box<dyn Error>> {
     let pid = Pid::from_raw(fs::read_to_string(tells)?.trim().parse()?);
     let counted = count(pid, || fs::write(waits, "\n"));
     if counted.is_err() {

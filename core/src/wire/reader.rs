@@ -199,18 +199,33 @@ impl<'a> Reader<'a> {
         if fields.0 == 0 {
             return Ok(false);
         }
-        let start = self.at;
-        let found = self.key()?;
-        if found == name {
+        if self.skip_text(name) {
             fields.0 -= 1;
             return Ok(true);
         }
+        let start = self.at;
+        let found = self.key()?;
         // Keys rise: one below what is wanted has no place here, and one above shows that it is absent.
         if (found.len(), found) < (name.len(), name) {
             return Err(unknown(found));
         }
         self.at = start;
         Ok(false)
+    }
+
+    /// Goes past the next item where it is this text, which is shorter than 24 bytes, and so has a head of
+    /// one byte.
+    fn skip_text(&mut self, text: &str) -> bool {
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        let is_next = text.len() < 24
+            && rest.split_first().is_some_and(|(head, rest)| {
+                usize::from(*head) == usize::from(TEXT << 5) + text.len()
+                    && rest.starts_with(text.as_bytes())
+            });
+        if is_next {
+            self.at += 1 + text.len();
+        }
+        is_next
     }
 
     /// A structure has no field more.

@@ -14,21 +14,25 @@ const CLASSES: usize = 13;
 const LEAST: usize = 16;
 
 /// An allocator for a launcher: it hands out memory from one end of a static block to the other, and takes
-/// none back; what does not fit any more comes from the system's allocator.
+/// back what it handed out last; what does not fit any more comes from the system's allocator.
 ///
 /// A general allocator maps, touches and unmaps pages as it goes, which in a guest costs ten times
 /// what touching the next page of a block does, and together as much as half of a launch.
 ///
 /// A process that lives on has it recycle.
+// The counters come first, on the page that the block begins on, which is touched anyway.
+#[repr(C)]
 pub struct Arena {
-    block: UnsafeCell<[u8; ARENA_LEN]>,
     used: AtomicUsize,
+    /// Up to where the block has been handed out at some time, and may not be zeros any more.
+    reached: AtomicUsize,
     /// From where on in the block what is taken back is handed out again; 0 where nowhere. (An arena is
     /// all zeros at first, or it would be half a megabyte of the launcher's file.)
     recycled: AtomicUsize,
     locked: AtomicBool,
     /// The first free block of each size, which holds the address of the next.
     free: UnsafeCell<[*mut u8; CLASSES]>,
+    block: UnsafeCell<[u8; ARENA_LEN]>,
 }
 
 // SAFETY: parts of the block are handed out by an atomic addition, so no two callers share one; the lists
@@ -51,11 +55,12 @@ impl Arena {
     )]
     pub const fn new() -> Self {
         Self {
-            block: UnsafeCell::new([0; ARENA_LEN]),
             used: AtomicUsize::new(0),
+            reached: AtomicUsize::new(0),
             recycled: AtomicUsize::new(0),
             locked: AtomicBool::new(false),
             free: UnsafeCell::new([null_mut(); CLASSES]),
+            block: UnsafeCell::new([0; ARENA_LEN]),
         }
     }
 
@@ -141,12 +146,18 @@ unsafe impl GlobalAlloc for Arena {
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's.
         let place = unsafe { self.alloc(layout) };
-        // Nothing of the block is handed out twice before it recycles, so it is as zero as it began. (What
-        // a vector grows into in place was never handed out either, and it is asked for as not zeroed.)
-        if !place.is_null() && (!self.holds(place) || self.recycles()) {
-            // SAFETY: as many bytes were given.
-            unsafe { place.write_bytes(0, layout.size()) };
+        if place.is_null() {
+            return place;
         }
+        let written = if !self.holds(place) || self.recycles() {
+            layout.size()
+        } else {
+            // Beyond what was taken back the block is as zero as it began: its pages are not touched here.
+            let start = place.addr() - self.block.get().addr();
+            self.reached.load(Ordering::Relaxed).saturating_sub(start).min(layout.size())
+        };
+        // SAFETY: no more bytes than were given.
+        unsafe { place.write_bytes(0, written) };
         place
     }
 
@@ -165,6 +176,12 @@ unsafe impl GlobalAlloc for Arena {
                 unsafe { place.cast::<*mut u8>().write(*first) };
                 *first = place;
             });
+        } else if !self.recycles() {
+            // What was handed out last is handed out again: less of the block is touched.
+            let start = place.addr() - self.block.get().addr();
+            let end = start + layout.size();
+            self.reached.fetch_max(end, Ordering::Relaxed);
+            let _ = self.used.compare_exchange(end, start, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 
