@@ -54,11 +54,13 @@ impl Waiting {
         Self(child)
     }
 
-    /// The pid of the workload: a child of portcullis, or of a launcher that is one.
+    /// The pid of the workload: portcullis itself, a child of it, or a child of a launcher that is one.
     fn workload(&self) -> u32 {
-        let child = |of: u32| read_proc(of, &format!("task/{of}/children")).trim().parse().unwrap();
-        let first = child(self.0.id());
-        if read_proc(first, "cmdline").starts_with("sh\0") { first } else { child(first) }
+        let mut pid = self.0.id();
+        while !read_proc(pid, "cmdline").starts_with("sh\0") {
+            pid = read_proc(pid, &format!("task/{pid}/children")).trim().parse().unwrap();
+        }
+        pid
     }
 
     fn status(&self, name: &str) -> String {

@@ -48,6 +48,7 @@ mod command;
 mod confinement;
 mod control;
 mod error;
+mod here;
 mod launcher;
 mod page;
 mod plan;
