@@ -37,8 +37,8 @@ const PASSED_ON: &[&str] = &["TERM", "LANG", "TZ"];
 /// Runs a program that can use only what is granted.
 ///
 /// Without a path option it can read and execute below /usr, /bin, /sbin, /lib, /lib64 and /etc, and
-/// nothing else. Exits with the program's status; 128+N when signal N ended it; 125 when portcullis
-/// refused; 126 or 127 when the program can't be executed or was not found.
+/// nothing else. Ends as the program does: with its status, or by signal N, which a shell shows as 128+N;
+/// with 125 when portcullis refused; with 126 or 127 when the program can't be executed or was not found.
 #[derive(Args)]
 #[allow(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 pub(crate) struct Run {

@@ -536,7 +536,7 @@ impl Command {
                 return Err(Error::NeedsLauncher { why });
             }
             let plan = self.plan(Maker::ThisProcess)?;
-            here::become_it(&plan, self.open_directory()?, &self.stdio, &failed)
+            here::become_it(&plan, self.open_directory()?.as_ref(), &self.stdio, &failed)
         };
         match become_it() {
             Ok(never) => match never {},

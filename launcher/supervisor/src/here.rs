@@ -15,7 +15,7 @@ use crate::stdio::{Stdio, Streams};
 /// `failed` is told and names the status to end with.
 pub(crate) fn become_it(
     plan: &Plan<Vec<u8>>,
-    directory: Option<OwnedFd>,
+    directory: Option<&OwnedFd>,
     stdio: &[Option<Stdio>; 3],
     failed: &dyn Fn(&Error) -> u8,
 ) -> Result<Infallible, Error> {
@@ -25,7 +25,7 @@ pub(crate) fn become_it(
         plan: &plan.frame,
         slots: &plan.slots,
         stdio: streams.placed().map(place).collect(),
-        directory: directory.as_ref().map(AsFd::as_fd),
+        directory: directory.map(AsFd::as_fd),
         failed: &|transcript| failed(&told(plan, transcript)),
     });
     Err(match not_here {

@@ -8,6 +8,7 @@ use portcullis_core::mechanism::{OpenError, Opening, Policy};
 use portcullis_core::plan::{LaunchBody, LaunchPlan, LoweringEntry, Target, lowering_digest};
 use portcullis_core::registry::Registry;
 use portcullis_core::{Digest, OsText, Params};
+use portcullis_launcher::process::children_are_kept;
 use portcullis_mechanisms::ambient_scrub::AmbientScrub;
 use portcullis_mechanisms::exec::Exec;
 use rustix::fs::MemfdFlags;
@@ -76,6 +77,11 @@ impl Maker<'_> {
     fn mechanisms(self) -> Result<Vec<MechanismInfo>, Error> {
         match self {
             Self::Launcher(launcher) => launcher.mechanisms(),
+            // What is tried out in a child that can't be waited for looks as if it could not be done.
+            Self::ThisProcess if !children_are_kept() => Err(Error::NeedsLauncher {
+                why: "this process ignores SIGCHLD, and what is preferred is tried out in children"
+                    .into(),
+            }),
             Self::ThisProcess => {
                 let answer = portcullis_launcher::mechanisms().map_err(Error::Answer)?;
                 MechanismInfo::parse(&answer)

@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     fcntl_setfd(&file, FdFlags::empty()).expect("an fd");
     command.stdin(File::open("/etc/passwd").expect("a file"));
     match arguments.get(1).map(String::as_str) {
-        Some("with a thread") => drop(thread::spawn(|| thread::park())),
+        Some("with a thread") => drop(thread::spawn(thread::park)),
         Some("with a launcher") => drop(command.launcher("/no/such/launcher")),
         Some("with a child") => drop(command.policy("linux.process.attributes.v1", {
             let signal = serde_json::json!({"parent_death_signal": "TERM"});
