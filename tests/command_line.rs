@@ -230,6 +230,22 @@ fn a_complaint_is_the_same_without_a_launcher() {
     }
 }
 
+/// Between the point of no return and the program's first step there is no way back either.
+fn a_namespace_that_is_not_to_be_had_is_a_fault_with_or_without_a_launcher() {
+    let no_namespaces = r#"linux.seccomp.apply.v1={"deny": ["unshare"]}"#;
+    let own = portcullis().to_str().unwrap();
+    let gate = ["--read", "/", "--write", "/dev", "--mechanism", no_namespaces];
+    let outer = [&["run"], &gate[..], &["--", own, "run"]].concat();
+    let [here, launched] = [&[][..], &["--report-file", "/dev/null"]].map(|way: &[&str]| {
+        let output =
+            output(&[&outer[..], way, &["--read", "/", "--no-network", "--", "true"]].concat());
+        (output.status.code(), text(&output.stderr))
+    });
+    assert_eq!(here, launched);
+    assert_eq!(here.0, Some(125));
+    assert!(here.1.contains("faulted: unshare of namespaces"), "{}", here.1);
+}
+
 fn the_environment_is_fixed_but_for_what_is_passed_on() {
     let mut command = command(&["run", "--env", "ADDED=1", "--env", "PASSED", "--", "env"]);
     command.env_clear().envs([
@@ -631,6 +647,8 @@ fn main() -> ExitCode {
         a_complaint_says_what_why_and_what_would_help: [LANDLOCK],
         a_complaint_is_the_same_without_a_launcher:
             [LANDLOCK, Need::Mechanism("linux.seccomp.apply.v1")],
+        a_namespace_that_is_not_to_be_had_is_a_fault_with_or_without_a_launcher:
+            [LANDLOCK, Need::Mechanism("linux.seccomp.apply.v1"), NETNS],
         the_environment_is_fixed_but_for_what_is_passed_on: [LANDLOCK],
         without_path_options_the_system_can_be_read_and_nothing_else: [LANDLOCK],
         the_working_directory_can_be_set: [LANDLOCK],
