@@ -165,7 +165,9 @@ fn exit_statuses_are_those_of_the_shell_and_env() {
         (&["run"], 125),
     ] {
         let output = output(arguments);
-        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", text(&output.stderr));
+        // Where portcullis became the program, the signal that ended it ended portcullis.
+        let ended = output.status.code().or(output.status.signal().map(|signal| 128 + signal));
+        assert_eq!(ended, Some(code), "{arguments:?}: {}", text(&output.stderr));
         if code >= 125 && code != 137 {
             let complaint = text(&output.stderr);
             assert!(!complaint.trim().is_empty() && output.stdout.is_empty(), "{arguments:?}");
@@ -196,6 +198,52 @@ fn a_complaint_says_what_why_and_what_would_help() {
             assert!(complaint.contains(part), "{part:?} is not in {complaint}");
         }
     }
+}
+
+/// What stops a launch stops it in the same words without a launcher, as far as the program's steps had come.
+fn a_complaint_is_the_same_without_a_launcher() {
+    let folder = TempDir::new().unwrap();
+    let (text_file, script) = (folder.path().join("text"), folder.path().join("script"));
+    write_program(&text_file, b"no program");
+    write_program(&script, b"#!/no/such/interpreter\n");
+    let (text_file, script) = (text_file.to_str().unwrap(), script.to_str().unwrap());
+    // Nothing but what tells of the failure passes it.
+    let narrow = r#"linux.seccomp.apply.v1={"default": "kill-process",
+        "rules": [{"calls": ["execveat", "write", "exit_group"], "action": "allow"}]}"#;
+    let digest = format!("blake3:{}", "0".repeat(64));
+    for (arguments, code) in [
+        (&["--read", "/lib", "--", "/bin/true"][..], 126),
+        (&["--read", "/", "--", text_file], 126),
+        (&["--read", "/", "--mechanism", narrow, "--", script], 126),
+        (&["--digest", &digest, "--", "/bin/true"], 125),
+        (&["--read", "/no/such/root", "--", "true"], 125),
+        (&["--mechanism", "no.such.v1={}", "--", "true"], 125),
+        (&["--", "no-such-program"], 127),
+    ] {
+        let [here, launched] = [&[][..], &["--report-file", "/dev/null"]].map(|way: &[&str]| {
+            let output = output(&[&["run"], way, arguments].concat());
+            (output.status.code(), text(&output.stderr))
+        });
+        assert_eq!(here.0, Some(code), "{arguments:?}: {}", here.1);
+        assert_eq!(here, launched, "{arguments:?}");
+        assert!(here.1.starts_with("portcullis: "), "{}", here.1);
+    }
+}
+
+/// Between the point of no return and the program's first step there is no way back either.
+fn a_namespace_that_is_not_to_be_had_is_a_fault_with_or_without_a_launcher() {
+    let no_namespaces = r#"linux.seccomp.apply.v1={"deny": ["unshare"]}"#;
+    let own = portcullis().to_str().unwrap();
+    let gate = ["--read", "/", "--write", "/dev", "--mechanism", no_namespaces];
+    let outer = [&["run"], &gate[..], &["--", own, "run"]].concat();
+    let [here, launched] = [&[][..], &["--report-file", "/dev/null"]].map(|way: &[&str]| {
+        let output =
+            output(&[&outer[..], way, &["--read", "/", "--no-network", "--", "true"]].concat());
+        (output.status.code(), text(&output.stderr))
+    });
+    assert_eq!(here, launched);
+    assert_eq!(here.0, Some(125));
+    assert!(here.1.contains("faulted: unshare of namespaces"), "{}", here.1);
 }
 
 fn the_environment_is_fixed_but_for_what_is_passed_on() {
@@ -237,29 +285,119 @@ fn the_working_directory_can_be_set() {
     assert_eq!(text(&output.stdout).trim(), "/usr");
 }
 
+/// What has portcullis become the program, and what has it stay, as the parent of a launcher that does.
+const WAYS: [&[&str]; 2] = [&[], &["--report", "text"]];
+
 /// A confined shell that has said that it runs.
-fn waiting(script: &str) -> Child {
+fn waiting(options: &[&str], script: &str) -> Child {
     let script = format!("{script}; echo; while :; do sleep 0.02; done");
-    let mut child = command(&["run", "--", "sh", "-c", &script])
+    let mut child = command(&[&["run"], options, &["--", "sh", "-c", &script]].concat())
         // A group of its own, which has a parent outside: SIGTSTP stops nothing in an orphaned one.
         .process_group(0)
         .stdout(Stdio::piped())
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
     child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
     child
 }
 
+/// The pid of its shell: portcullis itself, or a child of it.
+fn workload(child: &Child) -> u32 {
+    let pid = child.id();
+    if read_proc(pid, "cmdline").starts_with("sh\0") {
+        return pid;
+    }
+    read_proc(pid, &format!("task/{pid}/children")).trim().parse().unwrap()
+}
+
+fn portcullis_becomes_the_program_unless_it_has_something_to_do_afterwards() {
+    let becomes = |options: &[&str]| {
+        let mut child = waiting(options, ":");
+        let became = workload(&child) == child.id();
+        // The shell that it may have left behind is not waited for by anybody else.
+        send(workload(&child), Signal::TERM);
+        assert_eq!(child.wait().unwrap().code().or(Some(143)), Some(143), "{options:?}");
+        became
+    };
+    assert!(becomes(&[]));
+    let file = TempDir::new().unwrap();
+    let file = file.path().join("file");
+    let file = file.to_str().unwrap();
+    let redirected = format!("linux.stdio.set.v1={{stderr = \"{file}\"}}");
+    let signal = r#"linux.process.attributes.v1={"parent_death_signal": "TERM"}"#;
+    for options in [
+        &["--report", "json"][..],
+        &["--report-file", file],
+        &["--launcher", portcullis_tests::launcher().to_str().unwrap()],
+        &["--mechanism", &redirected],
+        // Who leads a group of processes can't leave its session.
+        &["--mechanism", "linux.process.attributes.v1={new_session = true}"],
+    ] {
+        assert!(!becomes(options), "{options:?}");
+    }
+    // Of a mechanism that needs a launcher to outlive the exec there is one.
+    let mut child = waiting(&["--mechanism", signal], ":");
+    assert!(!read_proc(child.id(), "cmdline").starts_with("sh\0"));
+    send(child.id(), Signal::TERM);
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+}
+
+/// What an exec hands on of the process that execs, the program has as a launcher's child has it.
+fn the_program_has_none_of_portcullis_own_signals_and_fds() {
+    let told = |way: &[&str], program: &[&str]| {
+        let mut command = Command::new("/bin/sh");
+        // dash ignores what it traps with nothing, and so do its children.
+        command.args(["-c", "trap '' CHLD HUP; exec \"$@\" 9</etc/passwd", "sh"]);
+        command.arg(portcullis()).arg("run").args(way).args(["--read", "/", "--"]).args(program);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    // The last is the folder's own.
+    let fds = ["ls", "-x", "/proc/self/fd"];
+    assert_eq!(told(WAYS[0], &fds).split_whitespace().collect::<Vec<_>>(), ["0", "1", "2", "3"]);
+    let status = |way| {
+        let of_interest = ["Sig", "Shd", "Cap", "NoNewPrivs", "Seccomp", "Groups", "Uid", "Umask"];
+        let told = told(way, &["cat", "/proc/self/status"]);
+        let is_told = |line: &&str| of_interest.iter().any(|name| line.starts_with(name));
+        let lines = told.lines().filter(is_told).filter(|line| !line.starts_with("SigQ"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let here = status(WAYS[0]);
+    assert_eq!(here, status(WAYS[1]));
+    let mask = |name: &str| {
+        let line = here.iter().find_map(|line| line.strip_prefix(name)).unwrap();
+        u64::from_str_radix(line.trim(), 16).unwrap()
+    };
+    let ignored = |signal: Signal| mask("SigIgn:") >> (signal.as_raw() - 1) & 1 == 1;
+    assert_eq!(mask("SigBlk:"), 0);
+    // As under nohup(1); but who ignores SIGCHLD can't wait, and SIGPIPE is ignored by Rust's runtime.
+    assert_eq!(
+        [Signal::HUP, Signal::CHILD, Signal::PIPE].map(ignored),
+        [true, false, false],
+        "{here:?}"
+    );
+}
+
 fn signals_reach_the_workload() {
-    for (name, signal) in
-        [("INT", Signal::INT), ("TERM", Signal::TERM), ("HUP", Signal::HUP), ("QUIT", Signal::QUIT)]
-    {
-        let mut child = waiting(&format!("trap 'exit 40' {name}"));
-        send(child.id(), signal);
-        assert_eq!(child.wait().unwrap().code(), Some(40), "{name}");
+    for way in WAYS {
+        for (name, signal) in [
+            ("INT", Signal::INT),
+            ("TERM", Signal::TERM),
+            ("HUP", Signal::HUP),
+            ("QUIT", Signal::QUIT),
+        ] {
+            let mut child = waiting(way, &format!("trap 'exit 40' {name}"));
+            send(child.id(), signal);
+            assert_eq!(child.wait().unwrap().code(), Some(40), "{name}");
+        }
     }
     // Untrapped, it ends the workload, and the status says by which.
-    let mut child = waiting(":");
+    let mut child = waiting(WAYS[0], ":");
+    send(child.id(), Signal::TERM);
+    assert_eq!(child.wait().unwrap().signal(), Some(15));
+    let mut child = waiting(WAYS[1], ":");
     send(child.id(), Signal::TERM);
     assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
 }
@@ -288,16 +426,10 @@ fn a_parent_that_ignores_its_children_and_a_full_standard_error_change_no_status
 }
 
 fn a_stop_and_a_continuation_reach_the_workload() {
-    let mut child = waiting("trap 'exit 40' TERM");
     let state = |pid: u32| {
         let stat = read_proc(pid, "stat");
         stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next())
     };
-    let children = |pid: u32| -> Vec<u32> {
-        let children = read_proc(pid, &format!("task/{pid}/children"));
-        children.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
-    };
-    let workload = children(child.id())[0];
     let comes_to = |pid: u32, wanted: char| {
         let deadline = Instant::now() + Duration::from_secs(10);
         while state(pid) != Some(wanted) {
@@ -305,33 +437,38 @@ fn a_stop_and_a_continuation_reach_the_workload() {
             std::thread::sleep(Duration::from_millis(2));
         }
     };
-    send(child.id(), Signal::TSTP);
-    comes_to(workload, 'T');
-    comes_to(child.id(), 'T');
-    send(child.id(), Signal::CONT);
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while state(workload) == Some('T') {
-        assert!(Instant::now() < deadline, "the workload does not go on");
-        std::thread::sleep(Duration::from_millis(2));
+    for way in WAYS {
+        let mut child = waiting(way, "trap 'exit 40' TERM");
+        let workload = workload(&child);
+        send(child.id(), Signal::TSTP);
+        comes_to(workload, 'T');
+        comes_to(child.id(), 'T');
+        send(child.id(), Signal::CONT);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while state(workload) == Some('T') {
+            assert!(Instant::now() < deadline, "the workload does not go on");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        send(child.id(), Signal::TERM);
+        assert_eq!(child.wait().unwrap().code(), Some(40));
     }
-    send(child.id(), Signal::TERM);
-    assert_eq!(child.wait().unwrap().code(), Some(40));
 }
 
 fn the_workload_dies_with_portcullis() {
-    let mut child = waiting(":");
-    let workload = read_proc(child.id(), &format!("task/{0}/children", child.id()));
-    let workload: u32 = workload.trim().parse().unwrap();
-    child.kill().unwrap();
-    child.wait().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(10);
-    let lives = |pid| {
-        let stat = read_proc(pid, "stat");
-        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
-    };
-    while lives(workload) {
-        assert!(Instant::now() < deadline, "the workload lives on");
-        std::thread::sleep(Duration::from_millis(2));
+    for way in WAYS {
+        let mut child = waiting(way, ":");
+        let workload = workload(&child);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let lives = |pid| {
+            let stat = read_proc(pid, "stat");
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+        };
+        while lives(workload) {
+            assert!(Instant::now() < deadline, "the workload lives on");
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 }
 
@@ -508,9 +645,15 @@ fn main() -> ExitCode {
             [Need::Python, LANDLOCK, Need::LandlockScopes, NETNS],
         exit_statuses_are_those_of_the_shell_and_env: [LANDLOCK],
         a_complaint_says_what_why_and_what_would_help: [LANDLOCK],
+        a_complaint_is_the_same_without_a_launcher:
+            [LANDLOCK, Need::Mechanism("linux.seccomp.apply.v1")],
+        a_namespace_that_is_not_to_be_had_is_a_fault_with_or_without_a_launcher:
+            [LANDLOCK, Need::Mechanism("linux.seccomp.apply.v1"), NETNS],
         the_environment_is_fixed_but_for_what_is_passed_on: [LANDLOCK],
         without_path_options_the_system_can_be_read_and_nothing_else: [LANDLOCK],
         the_working_directory_can_be_set: [LANDLOCK],
+        portcullis_becomes_the_program_unless_it_has_something_to_do_afterwards: [LANDLOCK],
+        the_program_has_none_of_portcullis_own_signals_and_fds: [LANDLOCK],
         signals_reach_the_workload: [LANDLOCK],
         a_parent_that_ignores_its_children_and_a_full_standard_error_change_no_status: [LANDLOCK],
         a_stop_and_a_continuation_reach_the_workload: [LANDLOCK],

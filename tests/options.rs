@@ -1,6 +1,6 @@
 //! The command line's options, one by one: what each does is seen from outside, and is not so without it.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Read;
 use std::net::TcpListener;
 use std::process::{Child, Command, ExitCode, Output, Stdio};
@@ -8,6 +8,7 @@ use std::process::{Child, Command, ExitCode, Output, Stdio};
 use portcullis_tests::{
     Need, Signal, cgroup2, launcher, portcullis, read_proc, run, send, tests, write_program,
 };
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -54,11 +55,13 @@ impl Waiting {
         Self(child)
     }
 
-    /// The pid of the workload: a child of portcullis, or of a launcher that is one.
+    /// The pid of the workload: portcullis itself, a child of it, or a child of a launcher that is one.
     fn workload(&self) -> u32 {
-        let child = |of: u32| read_proc(of, &format!("task/{of}/children")).trim().parse().unwrap();
-        let first = child(self.0.id());
-        if read_proc(first, "cmdline").starts_with("sh\0") { first } else { child(first) }
+        let mut pid = self.0.id();
+        while !read_proc(pid, "cmdline").starts_with("sh\0") {
+            pid = read_proc(pid, &format!("task/{pid}/children")).trim().parse().unwrap();
+        }
+        pid
     }
 
     fn status(&self, name: &str) -> String {
@@ -146,10 +149,28 @@ fn ordinary_programs_survive_strict() {
 }
 
 fn a_terminals_signal_reaches_a_session_of_its_own() {
-    // The kernel sends it to portcullis alone, for the workload has left the group.
-    let mut child = Waiting::new(&["--strict"]);
+    // The kernel sends it to portcullis alone, which hands it on, where the workload has left the group.
+    let mut child = Waiting::new(&["--strict", "--report-file", "/dev/null"]);
     send(child.0.id(), Signal::INT);
     assert_eq!(child.0.wait().unwrap().code(), Some(128 + 2));
+}
+
+fn portcullis_stays_between_a_terminal_and_a_session_of_its_own() {
+    let parent = |setsid: &[&str]| {
+        let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&terminal).and_then(|()| unlockpt(&terminal)).unwrap();
+        let name = ptsname(&terminal, Vec::new()).unwrap();
+        let slave = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+        let script = r#""$0" run --strict --read / -- sh -c 'cat /proc/$PPID/comm'; :"#;
+        let mut command = Command::new("setsid");
+        command.args(setsid).args(["--wait", "sh", "-c", script]).arg(portcullis());
+        let output = command.stdin(slave).output().unwrap();
+        assert!(output.stderr.is_empty(), "{output:?}");
+        text(&output.stdout)
+    };
+    assert_eq!(parent(&["--ctty"]), "portcullis\n");
+    // The control: without a terminal there is nothing to hand on.
+    assert_eq!(parent(&[]), "sh\n");
 }
 
 fn what_is_said_beside_strict_takes_the_place_of_its_part() {
@@ -418,6 +439,7 @@ fn main() -> ExitCode {
         strict_is_all_that_it_says: [LANDLOCK, SECCOMP, NETNS, Need::LandlockScopes],
         ordinary_programs_survive_strict: [LANDLOCK, SECCOMP, NETNS, Need::Python],
         a_terminals_signal_reaches_a_session_of_its_own: [LANDLOCK, SECCOMP, NETNS],
+        portcullis_stays_between_a_terminal_and_a_session_of_its_own: [LANDLOCK, SECCOMP, NETNS],
         what_is_said_beside_strict_takes_the_place_of_its_part: [LANDLOCK, SECCOMP, NETNS],
         what_is_preferred_and_asked_for_by_nothing_is_refused: [],
         what_is_said_beside_strict_takes_nothing_else_from_it: [LANDLOCK, SECCOMP, NETNS],

@@ -26,10 +26,11 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{DumpableBehavior, Pid, Signal, getegid, geteuid, getpid};
 use tracing::info_span;
 
-use crate::in_place::{self, InPlace};
+use crate::here::Here;
+use crate::in_place::{self, InPlace, Verdict};
 use crate::process::{self, Child, Progress};
 use crate::request::Request;
-use crate::wiring::{self, Channels, Control, Slots};
+use crate::wiring::{self, Channel, Channels, Control, Ends, Slots, Source};
 use crate::{FAULTED, REFUSED, complain, explain, resident, sys, trace};
 
 /// What a plan was handed over for.
@@ -57,6 +58,8 @@ pub(crate) enum Way<'r> {
         /// How dumpable this process was when it started: as its child has to be, to wait for its maps.
         dumpable: DumpableBehavior,
     },
+    /// This process, which is no launcher; what can't be made so is left to one.
+    Here(&'r Here<'r>),
 }
 
 /// Runs a launch to its end and says with which status the launcher exits.
@@ -89,19 +92,22 @@ pub(crate) fn run(purpose: Purpose, way: Way<'_>) -> u8 {
     transcript.state(LauncherState::LauncherStarted);
     let held =
         process::hold_signals().map_err(|error| Stop::fault(format!("blocking signals: {error}")));
-    let status = match held.and_then(|()| launch(&mut transcript, purpose, way)) {
-        Ok(launched) => {
-            if let Some(launched) = launched {
-                observe(&mut transcript, launched);
-            }
-            0
-        }
-        Err(stop) => {
-            tell(&mut transcript, &stop);
-            status(&stop)
-        }
-    };
-    sys::exit(status)
+    match held.and_then(|()| launch(&mut transcript, purpose, way)) {
+        Ok(Outcome::Launched(launched)) => observe(&mut transcript, launched),
+        Ok(Outcome::Explained | Outcome::NeedsLauncher(_)) => {}
+        Err(stop) => end(&mut transcript, &stop),
+    }
+    sys::exit(0)
+}
+
+/// What a launch that did not stop came to, where this process is not the workload now.
+pub(crate) enum Outcome {
+    /// A child is the workload.
+    Launched(Launched),
+    /// It was explained, and not made.
+    Explained,
+    /// It was not made [here](Way::Here), for this reason, and this process is as it was.
+    NeedsLauncher(String),
 }
 
 /// A workload that was exec'd.
@@ -119,24 +125,29 @@ pub(crate) struct End {
 
 /// Steps 2 to 14.
 #[allow(clippy::too_many_lines, reason = "the run is one story, told in the order it happens in")]
-pub(crate) fn launch<W: Write>(
+pub(crate) fn launch<W: Channel>(
     transcript: &mut TranscriptWriter<W>,
     purpose: Purpose,
     way: Way<'_>,
-) -> Result<Option<Launched>, Stop> {
+) -> Result<Outcome, Stop> {
     // 2. One task: a second thread could change memory and fds while they are being verified.
     only_task()?;
 
     // 3. The plan.
     let stage = info_span!("plan").entered();
-    let Channels { plan, error, error_read, control, slots: handed, stdio } =
-        wiring::channels(way)?;
-    let seals = wiring::seals(plan);
-    if seals.is_none() {
-        resident::refuse_to_block(way)?;
-        flush(transcript)?;
-    }
-    let bytes = wiring::read_plan(plan, seals)?;
+    let Channels { plan, ends, slots: handed, stdio } = wiring::channels(way)?;
+    let bytes = match plan {
+        // Nobody but its one thread can change it.
+        Source::Memory(bytes) => Cow::Borrowed(bytes),
+        Source::Fd(plan) => {
+            let seals = wiring::seals(plan);
+            if seals.is_none() {
+                resident::refuse_to_block(way)?;
+                flush(transcript)?;
+            }
+            Cow::Owned(wiring::read_plan(plan, seals)?)
+        }
+    };
     let plan = LaunchPlan::decode(&bytes).map_err(|error| invalid(&error))?;
     resident::refuse_version_1(way, &plan)?;
     let body = plan.body();
@@ -167,7 +178,9 @@ pub(crate) fn launch<W: Write>(
     // 8. Every mechanism is lowered. From here on each has done all that can fail for a reason.
     let stage = info_span!("lower").entered();
     let mut lowering = Lowering::new(&body.target, &slots).within(&schedule);
-    lowering.keep_borrowed(&error);
+    if let Some(ends) = &ends {
+        lowering.keep_borrowed(&ends.error);
+    }
     for (index, it) in schedule.entries().iter().enumerate() {
         lowering.set_owner(Owner::Entry(index));
         it.mechanism
@@ -187,23 +200,29 @@ pub(crate) fn launch<W: Write>(
     schedule.check_requirements()?;
 
     // 11. Everything that the child needs is built now; after this nothing is allocated for it.
-    let in_place = in_place::is_wanted(way, &plan, &schedule, &lowering)?;
+    let in_place = match in_place::decide(way, &plan, &schedule, &lowering)? {
+        Verdict::InPlace => true,
+        Verdict::Child => false,
+        Verdict::NeedsLauncher(why) => return Ok(Outcome::NeedsLauncher(why)),
+    };
     let waits = lowering.wants_rendezvous() && !in_place;
     let rendezvous = if waits { Some(rendezvous_pipe()?) } else { None };
     let release_fd = rendezvous.as_ref().map(|(read, _)| read.as_raw_fd());
     let lowered = if in_place {
         lowering.inherit_parent_death_signal(in_place::death_signal()?);
-        lowering.keep_borrowed(&control);
-        lowering.keep_borrowed(&error_read);
-        lowering.finish(in_place::prologue())
+        if let Some(ends) = &ends {
+            lowering.keep_borrowed(&ends.control);
+            lowering.keep_borrowed(&ends.error_read);
+        }
+        lowering.finish(in_place::prologue(way, &stdio))
     } else {
         lowering.inherit_parent_death_signal(Some(Signal::KILL.as_raw()));
-        lowering.finish(prologue(release_fd, stdio))
+        lowering.finish(prologue(release_fd, &stdio))
     };
     drop(stage);
     let (attendee, foreseen) = (attendee_of(getpid()), &foreseen);
     let schedule = &schedule;
-    let mut here = InPlace { lowered, schedule, foreseen, control, error, error_read, attendee };
+    let mut here = InPlace { lowered, schedule, foreseen, ends, attendee };
     if purpose == Purpose::Explain {
         if in_place {
             here.foretell(transcript);
@@ -212,14 +231,17 @@ pub(crate) fn launch<W: Write>(
         explain::write(&mut text, &plan, schedule, &here.lowered, in_place)
             .and_then(|()| io::stdout().write_all(&text))
             .map_err(|error| Stop::fault(format!("writing the explanation: {error}")))?;
-        return Ok(None);
+        return Ok(Outcome::Explained);
     }
     only_task()?;
     flush(transcript)?;
     if in_place {
-        return Err(here.become_workload(transcript));
+        here.become_workload(transcript);
     }
-    let InPlace { lowered, error, error_read, .. } = here;
+    let InPlace { lowered, ends, .. } = here;
+    let Some(Ends { error, error_read, .. }) = ends else {
+        return Err(Stop::fault("a child needs a pipe to tell of its failure by"));
+    };
     match (&rendezvous, way) {
         (None, _) => out_of_reach()?,
         (Some(_), Way::Resident { dumpable, .. }) => set_dumpable(dumpable)?,
@@ -276,7 +298,7 @@ pub(crate) fn launch<W: Write>(
     transcript.state(LauncherState::ExecSucceeded);
     child.settle();
     drop(stage);
-    Ok(Some(Launched { child, end: End { teardown, ids } }))
+    Ok(Outcome::Launched(Launched { child, end: End { teardown, ids } }))
 }
 
 /// Tells what was applied, what that leaves open, and how each phase resolved.
@@ -380,7 +402,13 @@ pub(crate) fn tell<W: Write>(transcript: &mut TranscriptWriter<W>, stop: &Stop) 
     let _ = transcript.flush();
 }
 
-fn status(stop: &Stop) -> u8 {
+/// Tells why a launch stopped, and ends this process.
+pub(crate) fn end<W: Channel>(transcript: &mut TranscriptWriter<W>, stop: &Stop) -> ! {
+    tell(transcript, stop);
+    sys::exit(transcript.channel_mut().end(stop))
+}
+
+pub(crate) fn status(stop: &Stop) -> u8 {
     match stop {
         Stop::Refused(_) => REFUSED,
         Stop::Faulted(_) => FAULTED,
@@ -403,20 +431,25 @@ fn named(stop: Stop, id: &str) -> Stop {
 
 /// Faults unless this process has one task.
 fn only_task() -> Result<(), Stop> {
+    match tasks()? {
+        1 => Ok(()),
+        tasks => Err(Stop::fault(format!("the launcher has {tasks} tasks, and must have one"))),
+    }
+}
+
+/// How many tasks this process has.
+pub(crate) fn tasks() -> Result<u64, Stop> {
     // A twentieth of what it takes to look into /proc, which is asked where this does not settle it.
     if sys::is_known_to_have_one_thread() {
-        return Ok(());
+        return Ok(1);
     }
     // The directory has a link for each task, and two of its own as every directory does
     // (proc_task_getattr of the kernel's fs/proc/base.c).
     let tasks = rustix::fs::stat("/proc/self/task")
         .map_err(|errno| Stop::fault(format!("counting the tasks in /proc/self/task: {errno}")))?;
     match tasks.st_nlink.checked_sub(2) {
-        Some(1) => Ok(()),
-        Some(tasks) => {
-            Err(Stop::fault(format!("the launcher has {tasks} tasks, and must have one")))
-        }
-        None => Err(Stop::fault("/proc/self/task is not what procfs makes of it")),
+        Some(tasks @ 1..) => Ok(tasks),
+        Some(0) | None => Err(Stop::fault("/proc/self/task is not what procfs makes of it")),
     }
 }
 
@@ -483,7 +516,7 @@ fn rendezvous_pipe() -> Result<(OwnedFd, OwnedFd), Stop> {
 }
 
 /// What the child does before any mechanism's ops.
-fn prologue(release: Option<RawFd>, stdio: Option<[RawFd; 3]>) -> Vec<Op> {
+fn prologue(release: Option<RawFd>, stdio: &[(RawFd, RawFd)]) -> Vec<Op> {
     // A launcher that dies takes its workload along, whenever it does: one that died before the
     // signal was asked for is no longer the parent.
     let mut ops = vec![Op::parent_death_signal(Signal::KILL.as_raw()), Op::parent_is_alive()];
@@ -491,8 +524,7 @@ fn prologue(release: Option<RawFd>, stdio: Option<[RawFd; 3]>) -> Vec<Op> {
     // Rust's runtime ignores SIGPIPE, and what is ignored stays so across an exec.
     ops.push(Op::default_action(libc::SIGPIPE));
     ops.push(Op::empty_signal_mask());
-    // Those of a message have other numbers, all of them above 2.
-    ops.extend((0..).zip(stdio.into_iter().flatten()).map(|(at, fd)| Op::dup3(fd, at)));
+    ops.extend(in_place::streams(stdio));
     ops
 }
 

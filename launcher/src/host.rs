@@ -51,15 +51,19 @@ struct Described {
     support: Support,
 }
 
-/// Prints the registered mechanisms as a JSON array.
-pub(crate) fn describe() -> u8 {
-    let registry = match Registry::collect() {
-        Ok(registry) => registry,
-        Err(error) => {
-            complain(&error);
-            return FAULTED;
-        }
-    };
+/// The registered mechanisms, each tried out in a child, as a JSON array.
+///
+/// ```
+/// # use portcullis_mechanisms as _;
+/// assert!(portcullis_launcher::mechanisms()?.contains("linux.exec.v1"));
+/// # Ok::<(), String>(())
+/// ```
+///
+/// # Errors
+///
+/// Two mechanisms of one id are linked in, and which.
+pub fn mechanisms() -> Result<String, String> {
+    let registry = Registry::collect().map_err(|error| error.to_string())?;
     let described: Vec<_> = registry
         .iter()
         .map(|mechanism| {
@@ -72,7 +76,12 @@ pub(crate) fn describe() -> u8 {
             }
         })
         .collect();
-    match serde_json::to_string_pretty(&described) {
+    serde_json::to_string_pretty(&described).map_err(|error| error.to_string())
+}
+
+/// Prints them.
+pub(crate) fn describe() -> u8 {
+    match mechanisms() {
         Ok(text) => print(&text),
         Err(error) => {
             complain(&error);

@@ -5,15 +5,15 @@
 //! program's own steps, the last but one: it is reached when every step before it returned what it
 //! should.
 
-use std::borrow::Cow;
+use std::convert::Infallible;
 use std::io::Write;
-use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, RawFd};
 
 use portcullis_core::Lowering;
 use portcullis_core::lowering::Lowered;
 use portcullis_core::mechanism::{Attendee, Stop};
 use portcullis_core::plan::LaunchPlan;
-use portcullis_core::program::Op;
+use portcullis_core::program::{Op, Program};
 use portcullis_core::schedule::Schedule;
 use portcullis_core::state::{LauncherState, PhaseGroup, PhaseResult, RefusalReason};
 use portcullis_core::transcript::TranscriptWriter;
@@ -21,28 +21,42 @@ use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{getppid, parent_process_death_signal};
 
-use crate::coordinator::{NAMESPACE_HELP, Way, failed, out_of_reach, tell, tell_results};
-use crate::{FAULTED, process, sys};
+use crate::coordinator::{NAMESPACE_HELP, Way, end, failed, out_of_reach, tell_results};
+use crate::wiring::{Channel, Ends};
+use crate::{process, sys};
 
-/// Whether this launch is made in place.
-pub(crate) fn is_wanted(
+/// Which process becomes the workload.
+pub(crate) enum Verdict {
+    /// This one.
+    InPlace,
+    /// A child of it.
+    Child,
+    /// A launcher or its child, for this reason, and not this process.
+    NeedsLauncher(String),
+}
+
+/// Which process becomes the workload, as it was asked for and as the plan allows.
+pub(crate) fn decide(
     way: Way<'_>,
     plan: &LaunchPlan,
     schedule: &Schedule<'_>,
     lowering: &Lowering<'_>,
-) -> Result<bool, Stop> {
+) -> Result<Verdict, Stop> {
     let why_not = match lowering.bound_to_child() {
-        _ if matches!(way, Way::Child | Way::Resident { .. }) => return Ok(false),
+        _ if matches!(way, Way::Child | Way::Resident { .. }) => return Ok(Verdict::Child),
         // A host of version 1 waits for states that come after the exec.
-        _ if plan.version() < 2 => Cow::from("the plan is of version 1"),
-        Some((owner, why)) => format!("{}: {why}", schedule.id_of(owner)).into(),
-        None => return Ok(true),
+        _ if plan.version() < 2 => "the plan is of version 1".into(),
+        Some((owner, why)) => format!("{}: {why}", schedule.id_of(owner)),
+        None => return Ok(Verdict::InPlace),
     };
-    if matches!(way, Way::InPlaceIfPossible) {
-        return Ok(false);
+    match way {
+        Way::Here(_) => Ok(Verdict::NeedsLauncher(why_not)),
+        Way::InPlace => {
+            let detail = format!("a launch in place is asked for, and {why_not}");
+            Err(Stop::refuse(RefusalReason::MissingPrimitive, detail))
+        }
+        Way::InPlaceIfPossible | Way::Child | Way::Resident { .. } => Ok(Verdict::Child),
     }
-    let detail = format!("a launch in place is asked for, and {why_not}");
-    Err(Stop::refuse(RefusalReason::MissingPrimitive, detail))
 }
 
 /// The signal that this process gets when its parent dies: its supervisor's choice, which a change of
@@ -54,9 +68,20 @@ pub(crate) fn death_signal() -> Result<Option<i32>, Stop> {
 }
 
 /// What is done before any mechanism's ops.
-pub(crate) fn prologue() -> Vec<Op> {
+pub(crate) fn prologue(way: Way<'_>, stdio: &[(RawFd, RawFd)]) -> Vec<Op> {
     // As for a child: what is ignored stays so across an exec.
-    vec![Op::default_action(libc::SIGPIPE), Op::empty_signal_mask()]
+    let mut ops = vec![Op::default_action(libc::SIGPIPE)];
+    if let Way::Here(here) = way {
+        ops.extend(here.prologue());
+    }
+    ops.push(Op::empty_signal_mask());
+    ops.extend(streams(stdio));
+    ops
+}
+
+/// Each fd, which is above 2, to where the workload is to have it.
+pub(crate) fn streams(stdio: &[(RawFd, RawFd)]) -> impl Iterator<Item = Op> {
+    stdio.iter().map(|(fd, at)| Op::dup3(*fd, *at))
 }
 
 /// A launch that is ready to be made.
@@ -65,46 +90,48 @@ pub(crate) struct InPlace<'a> {
     pub(crate) schedule: &'a Schedule<'a>,
     /// How the phases resolve when every step succeeds.
     pub(crate) foreseen: &'a [(PhaseGroup, PhaseResult)],
-    /// The control channel's fd.
-    pub(crate) control: RawFd,
-    /// The error pipe's end to write to.
-    pub(crate) error: OwnedFd,
-    /// Its other end, held so that writing is no signal to die of where nobody else reads.
-    pub(crate) error_read: OwnedFd,
+    /// What is told by, where it is not this process itself that is told.
+    pub(crate) ends: Option<Ends>,
     /// This process, as it is before it enters a namespace.
     pub(crate) attendee: Attendee,
 }
 
 impl InPlace<'_> {
-    /// Becomes the workload, or says why not.
-    pub(crate) fn become_workload<W: Write>(self, transcript: &mut TranscriptWriter<W>) -> Stop {
+    /// Becomes the workload, or tells why not and ends: from here on there is no way back.
+    pub(crate) fn become_workload<W: Channel>(self, transcript: &mut TranscriptWriter<W>) -> ! {
         match self.attempt(transcript) {
             Ok(never) => match never {},
-            Err(stop) => stop,
+            Err(stop) => end(transcript, &stop),
         }
     }
 
-    /// Adds the step that tells what has been done when it is reached.
+    /// Tells what has been done when all but the exec has.
+    fn tell_done<W: Write>(&self, transcript: &mut TranscriptWriter<W>, program: &Program) {
+        transcript.state(LauncherState::ChildCreated);
+        transcript.note(&format!("mechanism=in_place child_pid={}", self.attendee.pid));
+        let Lowered { remarks, notes, .. } = &self.lowered;
+        for (_, _, text) in notes {
+            transcript.note(text);
+        }
+        tell_results(transcript, self.schedule, program, remarks, self.foreseen);
+    }
+
+    /// Adds the step that tells what has been done when it is reached, where somebody else is told.
     pub(crate) fn foretell<W: Write>(
         &mut self,
         transcript: &TranscriptWriter<W>,
-    ) -> TranscriptWriter<Vec<u8>> {
+    ) -> Option<TranscriptWriter<Vec<u8>>> {
+        let control = self.ends.as_ref()?.control;
         let mut ahead = transcript.ahead();
-        ahead.state(LauncherState::ChildCreated);
-        ahead.note(&format!("mechanism=in_place child_pid={}", self.attendee.pid));
-        let Lowered { program, remarks, notes, .. } = &mut self.lowered;
-        for (_, _, text) in notes.iter() {
-            ahead.note(text);
-        }
-        tell_results(&mut ahead, self.schedule, program, remarks, self.foreseen);
-        program.push_before_last(Op::write_all(self.control, ahead.text()));
-        ahead
+        self.tell_done(&mut ahead, &self.lowered.program);
+        self.lowered.program.push_before_last(Op::write_all(control, ahead.text()));
+        Some(ahead)
     }
 
-    fn attempt<W: Write>(
+    fn attempt<W: Channel>(
         mut self,
         transcript: &mut TranscriptWriter<W>,
-    ) -> Result<std::convert::Infallible, Stop> {
+    ) -> Result<Infallible, Stop> {
         // 12. What clone3 does for a child. The cgroup first: in a user namespace of its own this
         // process might no longer have the right to.
         if let Some(cgroup) = self.lowered.clone.cgroup {
@@ -122,14 +149,16 @@ impl InPlace<'_> {
         }
         out_of_reach()?;
         // 14. What is told when all has been done, by the step before the exec.
-        let control = sys::inherited(self.control)
-            .ok_or_else(|| Stop::fault("the control channel was closed"))?;
-        fcntl_setfd(control, FdFlags::CLOEXEC).map_err(|errno| {
-            Stop::fault(format!("setting close-on-exec of the control channel: {errno}"))
-        })?;
-        fcntl_setfd(&self.error_read, FdFlags::CLOEXEC).map_err(|errno| {
-            Stop::fault(format!("setting close-on-exec of the error pipe: {errno}"))
-        })?;
+        if let Some(ends) = &self.ends {
+            let control = sys::inherited(ends.control)
+                .ok_or_else(|| Stop::fault("the control channel was closed"))?;
+            fcntl_setfd(control, FdFlags::CLOEXEC).map_err(|errno| {
+                Stop::fault(format!("setting close-on-exec of the control channel: {errno}"))
+            })?;
+            fcntl_setfd(&ends.error_read, FdFlags::CLOEXEC).map_err(|errno| {
+                Stop::fault(format!("setting close-on-exec of the error pipe: {errno}"))
+            })?;
+        }
         let ahead = self.foretell(transcript);
         let parent = getppid().map_or(0, |pid| pid.as_raw_pid().unsigned_abs());
         let program = std::mem::take(&mut self.lowered.program);
@@ -138,16 +167,20 @@ impl InPlace<'_> {
             return Err(Stop::fault("the program ended without an exec"));
         };
         let step = failure.step as usize;
-        // The exec is the last, and the step before it told all.
+        // The exec is the last, and all was done before it; the step before it told so, if one was to.
         if step + 1 == program.ops().len() {
-            transcript.follow(&ahead);
+            match &ahead {
+                Some(ahead) => transcript.follow(ahead),
+                None => self.tell_done(transcript, &program),
+            }
         }
         // A filter may be installed by now. It lets write and exit_group pass, or the plan was refused; so
         // nothing else is called from here on, no destructor's close either.
         let stop = failed(transcript, &program, self.schedule, step, Some(failure.errno));
-        tell(transcript, &stop);
-        let _ = rustix::io::write(&self.error, &failure.to_bytes());
-        sys::exit(FAULTED)
+        if let Some(ends) = &self.ends {
+            let _ = rustix::io::write(&ends.error, &failure.to_bytes());
+        }
+        end(transcript, &stop)
     }
 }
 

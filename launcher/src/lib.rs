@@ -26,7 +26,8 @@
 //! # Modules
 //!
 //! `coordinator` is the run, from top to bottom. [`process`] turns a program into a child, and is what
-//! a supervisor uses to start the launcher itself.
+//! a supervisor uses to start the launcher itself. [`here`] makes the run without a launcher, in a process that
+//! becomes the workload.
 
 #![deny(missing_docs, unsafe_code)]
 
@@ -38,6 +39,7 @@ mod assembly;
 mod coordinator;
 mod explain;
 mod flight;
+pub mod here;
 mod host;
 mod in_place;
 mod outbox;
@@ -50,6 +52,7 @@ mod trace;
 mod wiring;
 
 use coordinator::{Purpose, Way};
+pub use host::mechanisms;
 pub use sys::Arena;
 
 /// The exit status of a launch that was refused.

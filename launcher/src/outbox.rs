@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{Errno, retry_on_intr, write};
 
+use crate::wiring::Channel;
+
 /// A control channel, and what it has no room for yet.
 ///
 /// A reader that is slow holds up nobody but itself. What waits for it is bounded: a launch has so much to
@@ -53,6 +55,8 @@ impl AsFd for Outbox {
         self.channel.as_fd()
     }
 }
+
+impl Channel for Outbox {}
 
 impl Write for Outbox {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

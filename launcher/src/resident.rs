@@ -16,7 +16,7 @@ use rustix::net::SocketType;
 use rustix::net::sockopt::socket_type;
 use rustix::process::{DumpableBehavior, dumpable_behavior, fchdir};
 
-use crate::coordinator::{self, Purpose, Way};
+use crate::coordinator::{self, Outcome, Purpose, Way};
 use crate::flight::{Flight, Happened};
 use crate::outbox::Outbox;
 use crate::request::Received;
@@ -152,7 +152,7 @@ impl Resident {
         // A directory that is not left is left by the next launch.
         let _ = self.enter(None);
         let flight = match (launched, restored) {
-            (Ok(Some(launched)), Ok(())) => {
+            (Ok(Outcome::Launched(launched)), Ok(())) => {
                 coordinator::note_trace(&mut transcript);
                 Flight::of(transcript, launched)
             }

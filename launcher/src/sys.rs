@@ -80,6 +80,25 @@ fn set_signal_mask(mask: SignalSet) -> io::Result<SignalSet> {
     if result == 0 { Ok(old) } else { Err(io::Error::last_os_error()) }
 }
 
+/// The signals that this process handles. Of those that C libraries keep for themselves, too.
+pub(crate) fn handled_signals() -> impl Iterator<Item = i32> {
+    (1..=64).filter(|signal| {
+        // struct kernel_sigaction, whose first word is the handler.
+        let mut action = [0usize; 4];
+        // SAFETY: the call writes an action to the place that it is given, and changes none.
+        let asked = unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                *signal,
+                std::ptr::null::<usize>(),
+                action.as_mut_ptr(),
+                SIGNAL_SET_LEN,
+            )
+        };
+        asked == 0 && action[0] != libc::SIG_DFL && action[0] != libc::SIG_IGN
+    })
+}
+
 /// Whether a child of this process that has ended is kept until it is waited for, which is not so where
 /// SIGCHLD is ignored or has `SA_NOCLDWAIT` ([wait(2)](https://man7.org/linux/man-pages/man2/wait.2.html),
 /// NOTES).

@@ -1,4 +1,5 @@
-//! The fds of a launch: those that a supervisor names in the environment, or those of a message.
+//! The fds of a launch: those that a supervisor names in the environment, those of a message, or those that
+//! this process has itself.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -13,7 +14,8 @@ use rustix::fs::{SealFlags, fcntl_get_seals};
 use rustix::io::{Errno, FdFlags, fcntl_setfd, pread, read, retry_on_intr};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use crate::coordinator::Way;
+use crate::coordinator::{self, Way};
+use crate::here::Here;
 use crate::process::insist;
 use crate::request::Request;
 use crate::sys;
@@ -26,8 +28,19 @@ const ERROR_READ: &str = "BVISOR_ERROR_READ_FD";
 /// The longest plan.
 const MOST: usize = HEADER_LEN + MAX_BODY_LEN;
 
+/// Where a transcript goes.
+pub(crate) trait Channel: Write {
+    /// With which status this process ends, where a launch has stopped and that is told.
+    fn end(&mut self, stop: &Stop) -> u8 {
+        coordinator::status(stop)
+    }
+}
+
 /// The channel that the transcript is written to.
 pub(crate) struct Control(BorrowedFd<'static>);
+
+impl Channel for Control {}
+impl Channel for io::Sink {}
 
 impl Write for Control {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -47,20 +60,36 @@ pub(crate) fn control() -> Result<Control, String> {
     named(CONTROL).map(Control)
 }
 
-/// The channels of a launch.
+/// What a launch is made from.
 pub(crate) struct Channels<'r> {
     /// The plan.
-    pub(crate) plan: BorrowedFd<'r>,
+    pub(crate) plan: Source<'r>,
+    /// What is told by; `None` where this process is told by itself.
+    pub(crate) ends: Option<Ends>,
+    /// Where the slots' fds are.
+    pub(crate) slots: Slots<'r>,
+    /// What the workload is to have at 0, 1 and 2, and at which, where this process has something else there.
+    pub(crate) stdio: Vec<(RawFd, RawFd)>,
+}
+
+/// Where a plan is read from.
+#[derive(Clone, Copy)]
+pub(crate) enum Source<'r> {
+    /// An fd.
+    Fd(BorrowedFd<'r>),
+    /// This process's own memory.
+    Memory(&'r [u8]),
+}
+
+/// The fds that a launch is told by.
+pub(crate) struct Ends {
     /// The end of the error pipe that the child writes to.
     pub(crate) error: OwnedFd,
-    /// The end that the launcher reads.
+    /// The end that the launcher reads; in place held, so that writing is no signal to die of where nobody
+    /// else reads.
     pub(crate) error_read: OwnedFd,
     /// The control channel's number.
     pub(crate) control: RawFd,
-    /// Where the slots' fds are.
-    pub(crate) slots: Slots<'r>,
-    /// What the workload is to have at 0, 1 and 2, where that is not what the launcher has there.
-    pub(crate) stdio: Option<[RawFd; 3]>,
 }
 
 /// Where the fds of a plan's slots are.
@@ -70,6 +99,8 @@ pub(crate) enum Slots<'r> {
     Inherited([RawFd; 4]),
     /// They came by a message: their numbers are names.
     Received(&'r BTreeMap<u32, OwnedFd>),
+    /// This process opened them, as others: their numbers are names.
+    Opened(&'r [(DescriptorSlot, OwnedFd)]),
 }
 
 impl<'r> Slots<'r> {
@@ -89,6 +120,10 @@ impl<'r> Slots<'r> {
                 fd.ok_or("its fd is closed")
             }
             Self::Received(fds) => fds.get(&index).map(AsFd::as_fd).ok_or("no fd came for it"),
+            Self::Opened(fds) => {
+                let found = fds.iter().find(|(opened, _)| opened.slot_index == index);
+                found.map(|(_, fd)| fd.as_fd()).ok_or("no fd was opened for it")
+            }
         }
     }
 }
@@ -102,19 +137,27 @@ impl<'r> Slots<'r> {
 pub(crate) fn channels(way: Way<'_>) -> Result<Channels<'_>, Fault> {
     match way {
         Way::Resident { request, .. } => received(request),
+        Way::Here(here) => Ok(own(here)),
         Way::Child | Way::InPlace | Way::InPlaceIfPossible => inherited(),
+    }
+}
+
+fn own<'r>(here: &'r Here<'r>) -> Channels<'r> {
+    Channels {
+        plan: Source::Memory(here.plan),
+        ends: None,
+        slots: Slots::Opened(here.slots),
+        stdio: here.stdio.clone(),
     }
 }
 
 fn received(request: &Request) -> Result<Channels<'_>, Fault> {
     let (error_read, error) = error_pipe()?;
     Ok(Channels {
-        plan: request.plan.as_fd(),
-        error,
-        error_read,
-        control: request.control,
+        plan: Source::Fd(request.plan.as_fd()),
+        ends: Some(Ends { error, error_read, control: request.control }),
         slots: Slots::Received(&request.slots),
-        stdio: Some(request.stdio.each_ref().map(AsRawFd::as_raw_fd)),
+        stdio: request.stdio.iter().map(AsRawFd::as_raw_fd).zip(0..).collect(),
     })
 }
 
@@ -143,8 +186,12 @@ fn inherited() -> Result<Channels<'static>, Fault> {
         // it. The pipe is between the launcher and its child; one of the launcher's own does as well.
         None => error_pipe()?,
     };
-    let slots = Slots::Inherited(numbers);
-    Ok(Channels { plan, error, error_read, control, slots, stdio: None })
+    Ok(Channels {
+        plan: Source::Fd(plan),
+        ends: Some(Ends { error, error_read, control }),
+        slots: Slots::Inherited(numbers),
+        stdio: Vec::new(),
+    })
 }
 
 fn error_pipe() -> Result<(OwnedFd, OwnedFd), Fault> {
@@ -174,7 +221,7 @@ fn number(variable: &str) -> Result<RawFd, String> {
     Ok(number)
 }
 
-/// The seals of the plan's memfd; `None` where it is none, so that reading it may block.
+/// The seals of a plan's memfd; `None` where it is none, so that reading it may block.
 pub(crate) fn seals(plan: BorrowedFd<'_>) -> Option<SealFlags> {
     fcntl_get_seals(plan).ok()
 }

@@ -12,7 +12,7 @@ use portcullis_core::mechanism::{
 use portcullis_core::program::Op;
 use portcullis_core::state::RefusalReason;
 use portcullis_core::{Lowering, Params};
-use rustix::process::{Resource, getpriority_process, getrlimit};
+use rustix::process::{Resource, getpgrp, getpid, getpriority_process, getrlimit};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::capability::Capability;
@@ -325,6 +325,9 @@ impl Mechanism for Set {
         let wire: ProcessAttributes = params.parse()?;
         wire.check().map_err(|why| Stop::refuse(RefusalReason::PlanInvalid, why))?;
         if wire.new_session {
+            if getpgrp() == getpid() {
+                launch.needs_child("the leader of a process group can't have a session of its own");
+            }
             launch.push(Op::setsid());
         }
         if let Some(Umask(mask)) = wire.umask {

@@ -14,6 +14,11 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use portcullis_launcher::Arena;
+
+/// What is used once and then is another program's has no use for giving memory back, page by page.
+#[global_allocator]
+static MEMORY: Arena = Arena::new();
 
 /// portcullis refused, faulted, or could not be asked: the convention of env(1) and timeout(1).
 const OWN_FAILURE: u8 = 125;

@@ -30,9 +30,14 @@ enum Format {
 }
 
 impl Reporting {
+    /// Whether one was asked for.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.report.is_some() || self.report_file.is_some()
+    }
+
     /// Writes the report where it was asked for.
     pub(crate) fn tell(&self, report: &Report) {
-        if self.report.is_none() && self.report_file.is_none() {
+        if !self.is_wanted() {
             return;
         }
         let text = match self.report.unwrap_or(Format::Text) {

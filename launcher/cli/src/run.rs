@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
@@ -13,6 +14,7 @@ use portcullis::mechanism::cgroup_limit::CgroupLimit;
 use portcullis::mechanism::exec::FileDigest;
 use portcullis::mechanism::landlock::Access;
 use portcullis::mechanism::seccomp::Seccomp;
+use portcullis::mechanism::stdio;
 use portcullis::{Command, Error, OpenError, RefusalReason};
 
 use crate::doctor::cgroup_above;
@@ -35,8 +37,8 @@ const PASSED_ON: &[&str] = &["TERM", "LANG", "TZ"];
 /// Runs a program that can use only what is granted.
 ///
 /// Without a path option it can read and execute below /usr, /bin, /sbin, /lib, /lib64 and /etc, and
-/// nothing else. Exits with the program's status; 128+N when signal N ended it; 125 when portcullis
-/// refused; 126 or 127 when the program can't be executed or was not found.
+/// nothing else. Ends as the program does: with its status, or by signal N, which a shell shows as 128+N;
+/// with 125 when portcullis refused; with 126 or 127 when the program can't be executed or was not found.
 #[derive(Args)]
 #[allow(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 pub(crate) struct Run {
@@ -152,6 +154,12 @@ impl Run {
                 Err(error) => self.fail(&error),
             };
         }
+        if self.can_become_the_program() {
+            match command.exec_here(|error| self.tell(error)) {
+                Error::NeedsLauncher { .. } => {}
+                error => return self.fail(&error),
+            }
+        }
         // Before the program runs, so that none is missed.
         let signals = match signals::take() {
             Ok(signals) => signals,
@@ -173,6 +181,15 @@ impl Run {
             }
             Err(error) => self.fail(&error),
         }
+    }
+
+    /// Whether nothing is left to do when the program runs, and nothing lost if no launcher stays.
+    fn can_become_the_program(&self) -> bool {
+        // A failure is told on standard error, which may be the program's by then.
+        let redirects = self.mechanism.iter().any(|it| it.id == stdio::ID);
+        // What a terminal sends reaches a session of its own by way of portcullis alone.
+        let needs_a_messenger = self.leaves_the_session() && File::open("/dev/tty").is_ok();
+        !(self.reporting.is_wanted() || redirects || needs_a_messenger)
     }
 
     fn command(&self) -> Result<Command, String> {
@@ -309,8 +326,12 @@ impl Run {
         Ok(())
     }
 
-    /// Complains, tells what there is to tell, and says with which status to exit.
     fn fail(&self, error: &Error) -> ExitCode {
+        self.tell(error).into()
+    }
+
+    /// Complains, tells what there is to tell, and says with which status to exit.
+    fn tell(&self, error: &Error) -> u8 {
         match remedy(error) {
             Some(remedy) => complain(&format_args!("{error}; {remedy}")),
             None => complain(error),
@@ -320,11 +341,11 @@ impl Run {
         }
         match error {
             Error::Policy(OpenError::Path { what: "program", source, .. }) => match source.kind() {
-                io::ErrorKind::NotFound => NOT_FOUND.into(),
-                _ => NOT_EXECUTABLE.into(),
+                io::ErrorKind::NotFound => NOT_FOUND,
+                _ => NOT_EXECUTABLE,
             },
-            Error::Exec { .. } => NOT_EXECUTABLE.into(),
-            _ => OWN_FAILURE.into(),
+            Error::Exec { .. } => NOT_EXECUTABLE,
+            _ => OWN_FAILURE,
         }
     }
 }

@@ -16,7 +16,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use crate::control::{Control, wait_for};
 use crate::error::Error;
 use crate::process::Process;
-use crate::report::{Remark, Report, Stopped, Way};
+use crate::report::{Remark, Report, Way};
 
 /// Our ends of the pipes that were asked for.
 #[derive(Debug, Default)]
@@ -138,22 +138,7 @@ impl Child {
         self.control.read_to_end()?;
         self.launcher.settle()?;
         self.over = true;
-        let report = self.report();
-        Ok(match report.stopped.clone() {
-            Some(Stopped::Refused { reason, detail }) => {
-                Error::Refused { reason, detail, report: Box::new(report) }
-            }
-            Some(Stopped::Faulted { what, errno: Some(errno), owner: Some(owner) })
-                if owner == portcullis_mechanisms::exec::ID =>
-            {
-                let source = io::Error::from_raw_os_error(errno);
-                Error::Exec { source, detail: what, report: Box::new(report) }
-            }
-            Some(Stopped::Faulted { what, .. }) => {
-                Error::Faulted { what, report: Box::new(report) }
-            }
-            None => self.launcher_ended()?,
-        })
+        Error::stopped(self.report()).map_or_else(|| self.launcher_ended(), Ok)
     }
 
     /// The error of a launcher that told no more.

@@ -20,8 +20,9 @@ use rustix::fs::{Mode, OFlags, open};
 use crate::child::{Child, Output};
 use crate::confinement::{Confinement, Dropped};
 use crate::error::Error;
+use crate::here;
 use crate::launcher::Launcher;
-use crate::plan::{Draft, Plan, Request};
+use crate::plan::{Draft, Maker, Plan, Request};
 use crate::report::Way;
 use crate::stdio::Stdio;
 use crate::template::Template;
@@ -502,7 +503,48 @@ impl Command {
         self.template()?.explain()
     }
 
-    fn plan(&self, launcher: &Launcher) -> Result<Plan<Vec<u8>>, Error> {
+    /// Becomes the program: this process is confined and executes it, without a launcher and without a child.
+    /// Its pid, its parent, its place in a terminal are the program's then, as after
+    /// [execve(2)](https://man7.org/linux/man-pages/man2/execve.2.html), and so is all else that an exec hands
+    /// on and that is no fd: children, timers, the signal for its parent's death.
+    ///
+    /// What is verified and applied is what a launcher verifies and applies, by the mechanisms that are linked
+    /// into this process. Nobody is left who could report, tear down or limit the set-up's time, and nobody at the
+    /// other end of a [pipe](Stdio::piped).
+    ///
+    /// It returns only where this process is as it was. From the first change on there is no way back: a
+    /// launch that stops then is told to `failed`, and this process ends with the status that `failed`
+    /// returns. A filter may let nothing pass but writing by then, and fds above 2 may be closed.
+    ///
+    /// ```standalone_crate
+    /// // In a program of one thread:
+    /// let error = portcullis::Command::new("true").read("/").exec("/").exec_here(|error| {
+    ///     eprintln!("{error}");
+    ///     125
+    /// });
+    /// panic!("{error}, and all is as it was");
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The error that it returns is as [`spawn`](Self::spawn)'s, and [`Error::NeedsLauncher`] where this
+    /// process has several threads, or a launcher is named, or a mechanism needs one; `spawn` may then succeed.
+    pub fn exec_here(&self, failed: impl Fn(&Error) -> u8) -> Error {
+        let become_it = || {
+            if let Some(path) = Launcher::named(self.launcher.as_deref()) {
+                let why = format!("{} is named as the one to use", path.display());
+                return Err(Error::NeedsLauncher { why });
+            }
+            let plan = self.plan(Maker::ThisProcess)?;
+            here::become_it(&plan, self.open_directory()?.as_ref(), &self.stdio, &failed)
+        };
+        match become_it() {
+            Ok(never) => match never {},
+            Err(error) => error,
+        }
+    }
+
+    fn plan(&self, maker: Maker<'_>) -> Result<Plan<Vec<u8>>, Error> {
         let name = self.name.clone().unwrap_or_else(|| (&self.program).into());
         let argv = [name].into_iter().chain(self.arguments.iter().cloned());
         let target =
@@ -514,7 +556,7 @@ impl Command {
         };
         let mut requests = self.confinement.requests(&self.requests, &self.preferred)?;
         requests.extend_from_slice(&self.requests);
-        Draft { target, exec, requests: &requests, preferred: &self.preferred }.open(launcher)
+        Draft { target, exec, requests: &requests, preferred: &self.preferred }.open(maker)
     }
 
     /// Opens all that the program needs, once for any number of launches.
@@ -524,8 +566,8 @@ impl Command {
     /// As [`spawn`](Self::spawn), but for what only a launch can show.
     pub fn template(&self) -> Result<Template, Error> {
         let launcher = Launcher::choose(self.launcher.as_deref())?;
-        let plan = self.plan(&launcher)?;
-        let directory = self.directory.as_deref().map(open_directory).transpose()?;
+        let plan = self.plan(Maker::Launcher(&launcher))?;
+        let directory = self.open_directory()?;
         Ok(Template {
             launcher,
             through: self.through.clone(),
@@ -537,10 +579,12 @@ impl Command {
             die_with_parent: self.die_with_parent,
         })
     }
-}
 
-fn open_directory(path: &Path) -> Result<OwnedFd, Error> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    open(path, flags, Mode::empty())
-        .map_err(|errno| OpenError::path("working directory", path)(errno.into()).into())
+    fn open_directory(&self) -> Result<Option<OwnedFd>, Error> {
+        let Some(path) = &self.directory else { return Ok(None) };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = open(path, flags, Mode::empty())
+            .map_err(|errno| OpenError::path("working directory", path)(errno.into()))?;
+        Ok(Some(directory))
+    }
 }

@@ -9,7 +9,7 @@ use portcullis_core::registry::DuplicateId;
 use portcullis_core::state::RefusalReason;
 use portcullis_core::transcript::TranscriptError;
 
-use crate::Report;
+use crate::{Report, Stopped};
 
 /// Why a confined program did not run, or how its launcher misbehaved.
 ///
@@ -47,6 +47,13 @@ pub enum Error {
         launcher: String,
         /// Why not.
         source: io::Error,
+    },
+    /// This process can't become the program by itself ([`Command::exec_here`](crate::Command::exec_here)),
+    /// and is as it was: a launcher may launch it.
+    #[error("it takes a launcher: {why}")]
+    NeedsLauncher {
+        /// Why this process can't.
+        why: String,
     },
     /// The launcher refused the plan, by name.
     #[error("refused, {reason}: {detail}")]
@@ -109,6 +116,22 @@ impl Error {
     /// For `map_err` where the system was asked for something.
     pub(crate) fn system<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Self {
         move |source| Self::System { what, source: source.into() }
+    }
+
+    /// That of a launch that stopped, where the report says why it did.
+    pub(crate) fn stopped(report: Report) -> Option<Self> {
+        Some(match report.stopped.clone()? {
+            Stopped::Refused { reason, detail } => {
+                Self::Refused { reason, detail, report: Box::new(report) }
+            }
+            Stopped::Faulted { what, errno: Some(errno), owner: Some(owner) }
+                if owner == portcullis_mechanisms::exec::ID =>
+            {
+                let source = io::Error::from_raw_os_error(errno);
+                Self::Exec { source, detail: what, report: Box::new(report) }
+            }
+            Stopped::Faulted { what, .. } => Self::Faulted { what, report: Box::new(report) },
+        })
     }
 
     /// What the launcher told, where it told anything.

@@ -29,15 +29,19 @@ pub(crate) enum Launcher {
 }
 
 impl Launcher {
+    /// The path of one that is named, by `path` or by `BVISOR_LAUNCHER_BIN`.
+    pub(crate) fn named(path: Option<&Path>) -> Option<PathBuf> {
+        let path = path.map(Path::to_owned);
+        path.or_else(|| std::env::var_os("BVISOR_LAUNCHER_BIN").map(PathBuf::from))
+    }
+
     /// The one at `path`; without it, that of `BVISOR_LAUNCHER_BIN`; without that, the embedded one.
     #[cfg_attr(
         bundled,
         allow(clippy::unnecessary_wraps, reason = "without an embedded one there may be none")
     )]
     pub(crate) fn choose(path: Option<&Path>) -> Result<Self, Error> {
-        let path = path.map(Path::to_owned);
-        let path = path.or_else(|| std::env::var_os("BVISOR_LAUNCHER_BIN").map(PathBuf::from));
-        match path {
+        match Self::named(path) {
             // The launcher starts in the program's working directory, and its path is of this one.
             Some(path) => match std::path::absolute(&path) {
                 Ok(absolute) => Ok(Self::Path(absolute)),
@@ -92,7 +96,7 @@ impl Launcher {
     pub(crate) fn mechanisms(&self) -> Result<Vec<MechanismInfo>, Error> {
         let limit = Duration::from_secs(30);
         let answer = ask(self, &["--mechanisms"], Placement::default(), limit)?;
-        serde_json::from_str(&answer).map_err(|error| Error::Answer(error.to_string()))
+        MechanismInfo::parse(&answer)
     }
 
     pub(crate) fn error(&self, source: io::Error) -> Error {
@@ -221,6 +225,11 @@ pub struct DemonstrationInfo {
 }
 
 impl MechanismInfo {
+    /// Reads a launcher's list.
+    pub(crate) fn parse(list: &str) -> Result<Vec<Self>, Error> {
+        serde_json::from_str(list).map_err(|error| Error::Answer(error.to_string()))
+    }
+
     /// Whether this kernel, for this user, can do it.
     pub fn is_supported(&self) -> bool {
         self.supported == "yes"

@@ -37,7 +37,8 @@
 //!
 //! # Processes
 //!
-//! The launcher is this process's child, and the workload is the launcher's. A [`Child`] that is
+//! The launcher is this process's child, and becomes the workload or has it as its own child;
+//! [`Command::exec_here`] makes this process itself the workload. A [`Child`] that is
 //! dropped is killed and reaped, unless it was [detached](Child::detach).
 
 #![deny(missing_docs)]
@@ -48,6 +49,7 @@ mod command;
 mod confinement;
 mod control;
 mod error;
+mod here;
 mod launcher;
 mod page;
 mod plan;

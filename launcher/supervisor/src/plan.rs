@@ -8,6 +8,7 @@ use portcullis_core::mechanism::{OpenError, Opening, Policy};
 use portcullis_core::plan::{LaunchBody, LaunchPlan, LoweringEntry, Target, lowering_digest};
 use portcullis_core::registry::Registry;
 use portcullis_core::{Digest, OsText, Params};
+use portcullis_launcher::process::children_are_kept;
 use portcullis_mechanisms::ambient_scrub::AmbientScrub;
 use portcullis_mechanisms::exec::Exec;
 use rustix::fs::MemfdFlags;
@@ -63,21 +64,47 @@ pub(crate) struct Plan<Frame = OwnedFd> {
     pub(crate) left_out: Vec<Remark>,
 }
 
-/// The launcher's mechanisms, asked for when they are first needed.
+/// Who is to make the launch, and knows what it can do here.
+#[derive(Clone, Copy)]
+pub(crate) enum Maker<'l> {
+    /// A launcher.
+    Launcher(&'l Launcher),
+    /// This process, by what is linked into it.
+    ThisProcess,
+}
+
+impl Maker<'_> {
+    fn mechanisms(self) -> Result<Vec<MechanismInfo>, Error> {
+        match self {
+            Self::Launcher(launcher) => launcher.mechanisms(),
+            // What is tried out in a child that can't be waited for looks as if it could not be done.
+            Self::ThisProcess if !children_are_kept() => Err(Error::NeedsLauncher {
+                why: "this process ignores SIGCHLD, and what is preferred is tried out in children"
+                    .into(),
+            }),
+            Self::ThisProcess => {
+                let answer = portcullis_launcher::mechanisms().map_err(Error::Answer)?;
+                MechanismInfo::parse(&answer)
+            }
+        }
+    }
+}
+
+/// The maker's mechanisms, asked for when they are first needed.
 struct Known<'l> {
-    launcher: &'l Launcher,
+    maker: Maker<'l>,
     mechanisms: Option<Vec<MechanismInfo>>,
 }
 
 impl Known<'_> {
     fn find(&mut self, id: &str) -> Result<Option<&MechanismInfo>, Error> {
         if self.mechanisms.is_none() {
-            self.mechanisms = Some(self.launcher.mechanisms()?);
+            self.mechanisms = Some(self.maker.mechanisms()?);
         }
         Ok(self.mechanisms.iter().flatten().find(|it| it.id == id))
     }
 
-    /// Why the launcher can't do it here, if it can't.
+    /// Why it can't be done here, if it can't.
     fn lacks(&mut self, id: &str) -> Result<Option<String>, Error> {
         Ok(match self.find(id)? {
             None => Some("no such mechanism is linked into the launcher".into()),
@@ -114,9 +141,9 @@ impl Plan {
 
 impl Draft<'_> {
     /// Opens what the plan needs, and encodes it.
-    pub(crate) fn open(self, launcher: &Launcher) -> Result<Plan<Vec<u8>>, Error> {
+    pub(crate) fn open(self, maker: Maker<'_>) -> Result<Plan<Vec<u8>>, Error> {
         let registry = Registry::collect()?;
-        let mut known = Known { launcher, mechanisms: None };
+        let mut known = Known { maker, mechanisms: None };
         // The exec first: that there is no such program is what a user wants to hear first.
         let mut requests = vec![Request::of(&self.exec)?, Request::of(&AmbientScrub {})?];
         requests.extend_from_slice(self.requests);
