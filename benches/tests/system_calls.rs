@@ -138,7 +138,7 @@ const REASONS: &[Reason] = &[
         "user_namespaces(7): denied before an unprivileged gid_map",
     ),
     ("open(\"/proc/PID/gid_map\"", "open(/proc/PID/gid_map)", "the gid's map"),
-    ("open(\"/proc/PID/stat\"", "open(/proc/PID/stat)", "did the child exec, or die first?"),
+    ("setpgid(", "setpgid(child)", "did the child exec, which EACCES says, or die first?"),
     (
         "fcntl(new fd, 0x2",
         "fcntl(new fd, F_SETFD, FD_CLOEXEC)",
@@ -147,7 +147,6 @@ const REASONS: &[Reason] = &[
     ("write(new fd, \"\"..., 1)", "write(pipe)", "releases the child"),
     ("write(new fd", "write(map)", "the maps and the denial"),
     ("child's read(new fd", "read(pipe)", "waits until its uid is mapped"),
-    ("read(new fd", "read(stat)", "its flags"),
     ("close(new fd)", "close(new fd)", "of what was opened, and of the pipe"),
     (
         "prctl(0x4,",

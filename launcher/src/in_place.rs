@@ -21,7 +21,9 @@ use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{getppid, parent_process_death_signal};
 
-use crate::coordinator::{NAMESPACE_HELP, Way, failed, out_of_reach, tell, tell_results};
+use crate::coordinator::{NAMESPACE_HELP, Way, out_of_reach, tell};
+use crate::launching::{failed, tell_results};
+use crate::outline::Outline;
 use crate::{FAULTED, process, sys};
 
 /// Whether this launch is made in place.
@@ -63,6 +65,7 @@ pub(crate) fn prologue() -> Vec<Op> {
 pub(crate) struct InPlace<'a> {
     pub(crate) lowered: Lowered,
     pub(crate) schedule: &'a Schedule<'a>,
+    pub(crate) outline: Outline,
     /// How the phases resolve when every step succeeds.
     pub(crate) foreseen: &'a [(PhaseGroup, PhaseResult)],
     /// The control channel's fd.
@@ -96,7 +99,7 @@ impl InPlace<'_> {
         for (_, _, text) in notes.iter() {
             ahead.note(text);
         }
-        tell_results(&mut ahead, self.schedule, program, remarks, self.foreseen);
+        tell_results(&mut ahead, &self.outline, program, remarks, self.foreseen);
         program.push_before_last(Op::write_all(self.control, ahead.text()));
         ahead
     }
@@ -144,7 +147,7 @@ impl InPlace<'_> {
         }
         // A filter may be installed by now. It lets write and exit_group pass, or the plan was refused; so
         // nothing else is called from here on, no destructor's close either.
-        let stop = failed(transcript, &program, self.schedule, step, Some(failure.errno));
+        let stop = failed(transcript, &program, &self.outline, step, Some(failure.errno));
         tell(transcript, &stop);
         let _ = rustix::io::write(&self.error, &failure.to_bytes());
         sys::exit(FAULTED)
