@@ -810,6 +810,29 @@ fn launches_of_many_threads_keep_to_their_own() {
     });
 }
 
+fn stages_are_noted_of_the_launch_that_is_traced() {
+    let resident = Resident::start().unwrap();
+    let traced = shell(":").trace(true).template().unwrap();
+    let plain = shell(":").template().unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let (resident, traced, plain) = (&resident, &traced, &plain);
+            scope.spawn(move || {
+                for turn in 0..20 {
+                    let is_traced = (thread + turn) % 2 == 0;
+                    let template = if is_traced { traced } else { plain };
+                    let report = resident.output(template).unwrap().report;
+                    let notes = report.transcript.notes().iter();
+                    let stages = notes.filter_map(|it| it.strip_prefix("trace stage="));
+                    let stages: Vec<_> = stages.map(|it| it.split(' ').next().unwrap()).collect();
+                    let all = ["plan", "schedule", "handles", "lower", "child"];
+                    assert_eq!(stages, if is_traced { &all[..] } else { &[] });
+                }
+            });
+        }
+    });
+}
+
 fn what_would_be_every_launchs_is_refused() {
     let resident = Raw::start();
     let adjustment = || read_proc(resident.id(), "oom_score_adj");
@@ -894,6 +917,7 @@ fn main() -> ExitCode {
         the_end_of_either_ends_what_is_on_its_way: [],
         an_exec_that_waits_for_a_lease_holds_up_nobody: [Need::Python],
         launches_of_many_threads_keep_to_their_own: [LANDLOCK, NETNS],
+        stages_are_noted_of_the_launch_that_is_traced: [],
         what_would_be_every_launchs_is_refused: [],
         a_child_that_others_must_not_be_beside_holds_them_up: [
             Need::Root,
