@@ -190,7 +190,7 @@ fn a_message_that_is_none_harms_nobody() {
     assert!(text.contains("refusal=PlanInvalid") && text.ends_with("SetupRefused\n"), "{text}");
 
     resident.run(Host::default()).succeeded();
-    assert!(read_proc(pid, "stat").contains(") S "), "the launch before goes on");
+    assert!(becomes(|| read_proc(pid, "stat").contains(") S ")), "the launch before goes on");
     drop(running);
     assert!(becomes(|| is_gone(pid)), "who closes its control channel leaves its workload");
 }
@@ -689,7 +689,6 @@ fn a_launch_that_is_dropped_on_its_way_is_killed_and_torn_down() {
     assert!(becomes(|| is_gone(child) && ended.exists()));
     // One that ends by itself is told of.
     let (asked, _release, child) = held(&resident, Host::default());
-    send(child, Signal::TERM);
     send(child, Signal::KILL);
     asked.end().faulted("was the child's end");
     released(other).succeeded();
