@@ -226,7 +226,7 @@ pub(crate) fn launch<W: Write>(
     let InPlace { lowered, outline, error, error_read, .. } = here;
     match (&rendezvous, way) {
         (Some(_), Way::Resident { dumpable: Some(dumpable), .. }) => set_dumpable(dumpable)?,
-        // That one is out of reach all the time, and others are as long as they have no maps to write.
+        // A resident launcher is out of reach from its start on; one with maps to write is when they are.
         (_, Way::Resident { .. }) | (Some(_), _) => {}
         (None, _) => out_of_reach()?,
     }
