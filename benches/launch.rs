@@ -11,8 +11,8 @@ use portcullis_benches::stage::STAGES;
 use portcullis_benches::way::WAYS;
 use portcullis_benches::workload::{smallest, true_};
 
-fn measure(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, mut launch: Launch) {
-    group.bench_function(name, |bencher| bencher.iter(&mut launch));
+fn measure(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, launch: &Launch) {
+    group.bench_function(name, |bencher| bencher.iter(|| launch()));
 }
 
 fn launches(criterion: &mut Criterion) {
@@ -22,12 +22,12 @@ fn launches(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(name);
         group.sample_size(50).warm_up_time(Duration::from_secs(1));
         group.measurement_time(Duration::from_secs(2));
-        measure(&mut group, floor::POSIX_SPAWN, floor::posix_spawn(&workload));
-        measure(&mut group, floor::VFORK, floor::vfork(&workload));
+        measure(&mut group, floor::POSIX_SPAWN, &floor::posix_spawn(&workload));
+        measure(&mut group, floor::VFORK, &floor::vfork(&workload));
         for stage in STAGES {
             for way in WAYS {
                 let launch = (way.ready)(stage.command(&workload)).expect(stage.name);
-                measure(&mut group, &format!("{}, {}", way.name, stage.name), launch);
+                measure(&mut group, &format!("{}, {}", way.name, stage.name), &launch);
             }
         }
         group.finish();

@@ -15,11 +15,11 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use portcullis::mechanism::seccomp::{self, Seccomp};
-use portcullis::{Command, Error, Params};
-use portcullis_benches::measure::{Effort, Launch, medians, throughput};
+use portcullis::{Command, Params};
+use portcullis_benches::measure::{Effort, medians, throughput};
 use portcullis_benches::stage::{FILES_AND_CALLS, STAGES};
 use portcullis_benches::table::{Table, beside, machine, microseconds};
-use portcullis_benches::way::{LaunchWay, WAYS};
+use portcullis_benches::way::WAYS;
 use portcullis_benches::workload::{Workload, python, smallest, true_};
 use portcullis_benches::{floor, launcher};
 use rustix::io::{FdFlags, fcntl_setfd};
@@ -55,7 +55,7 @@ fn stages_of(workload: &Workload, run: &Run) -> Table {
             candidates.push((way.ready)(stage.command(workload)).expect(stage.name));
         }
     }
-    let (medians, rounds) = medians(&mut candidates, run.effort);
+    let (medians, rounds) = medians(&candidates, run.effort);
     let floor = medians[0];
     let columns = ["stage"].into_iter().chain(WAYS.iter().map(|it| it.name));
     let mut table = Table::new(format!("Stages, of {}", workload.name), columns);
@@ -83,13 +83,11 @@ fn throughputs(run: &Run) -> Vec<Table> {
     let title = format!("Launches per second, of {}, with Landlock and seccomp", workload.name);
     let mut table = Table::new(title, columns);
     for in_flight in 1..=2 * cpus {
-        let spawn = || floor::posix_spawn(&workload);
-        let ways: Vec<_> = WAYS
-            .iter()
-            .map(|way| || (way.ready)(FILES_AND_CALLS.command(&workload)).expect(way.name))
-            .collect();
-        let mut candidates: Vec<&dyn Fn() -> Launch> = vec![&spawn];
-        candidates.extend(ways.iter().map(|it| it as &dyn Fn() -> Launch));
+        let mut candidates = vec![floor::posix_spawn(&workload)];
+        for way in WAYS {
+            let command = FILES_AND_CALLS.command(&workload);
+            candidates.push((way.ready)(command).expect(way.name));
+        }
         let rates = throughput(&candidates, in_flight, slice, turns);
         let cells = rates[1..].iter().map(|rate| format!("{rate:.0} ({:.2})", rate / rates[0]));
         table.row([in_flight.to_string(), format!("{:.0}", rates[0])].into_iter().chain(cells));
@@ -182,17 +180,32 @@ impl Curve {
         let point = (self.prepare)(size)?;
         let workload = smallest();
         let mut candidates = vec![floor::posix_spawn(&workload)];
+        // What a kernel or a limit refuses is said, and is no panic.
+        (point.command)().status().map_err(|error| error.to_string())?;
+        let mut left_out = Vec::new();
         for way in WAYS {
-            candidates.push(rehearsed(*way, &point).map_err(|error| error.to_string())?);
+            match (way.ready)((point.command)()) {
+                Ok(launch) => candidates.push(launch),
+                Err(error) => {
+                    let (label, name) = (&point.label, way.name);
+                    table
+                        .note(format!("{label} {}, {name}: left out, for {error}.", self.quantity));
+                    left_out.push(name);
+                }
+            }
         }
         let effort = Effort { limit: run.effort.limit / 6, ..run.effort };
-        let (medians, rounds) = medians(&mut candidates, effort);
+        let (medians, rounds) = medians(&candidates, effort);
         let mut cells = vec![point.label.clone(), microseconds(medians[0])];
         if self.fork {
             cells.push(forked(&workload, effort));
             table.note(format!("Of {}, {FORKS}.", floor::FORK));
         }
-        cells.extend(medians[1..].iter().map(|median| beside(*median, medians[0])));
+        let mut measured = medians[1..].iter();
+        for way in WAYS {
+            let median = if left_out.contains(&way.name) { None } else { measured.next() };
+            cells.push(median.map_or("-".to_owned(), |median| beside(*median, medians[0])));
+        }
         table.row(cells);
         let enough = rounds >= run.effort.rounds;
         let note = format!("Of {}. Medians of {}", workload.name, run.effort.rounds);
@@ -205,16 +218,10 @@ impl Curve {
 /// [`floor::FORK`] beside `posix_spawn`, in a run of its own: a fork of gigabytes takes longer than a hundred
 /// launches.
 fn forked(workload: &Workload, effort: Effort) -> String {
-    let mut candidates = [floor::posix_spawn(workload), floor::fork(workload)];
+    let candidates = [floor::posix_spawn(workload), floor::fork(workload)];
     let effort = Effort { rounds: effort.rounds.min(FORKS), ..effort };
-    let (medians, _) = medians(&mut candidates, effort);
+    let (medians, _) = medians(&candidates, effort);
     beside(medians[1], medians[0])
-}
-
-/// A launch that is known to work: what a kernel or a limit refuses is said, and is no panic.
-fn rehearsed(way: LaunchWay, point: &Point) -> Result<Launch, Error> {
-    (point.command)().status()?;
-    (way.ready)((point.command)())
 }
 
 fn command() -> Command {

@@ -17,7 +17,8 @@ use portcullis_core::message::{LaunchMessage, MAX_FDS, MAX_LEN};
 use portcullis_core::plan::{LoweringEntry, Standing};
 use portcullis_mechanisms as _;
 use portcullis_tests::{
-    Host, Need, Outcome, Resident as Raw, Signal, VERSION_1_FRAMES, read_proc, run, send, tests,
+    Asked, Host, Need, Outcome, Resident as Raw, Signal, VERSION_1_FRAMES, read_proc, run, send,
+    tests,
 };
 use rustix::fs::OFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -189,7 +190,7 @@ fn a_message_that_is_none_harms_nobody() {
     assert!(text.contains("refusal=PlanInvalid") && text.ends_with("SetupRefused\n"), "{text}");
 
     resident.run(Host::default()).succeeded();
-    assert!(read_proc(pid, "stat").contains(") S "), "the launch before goes on");
+    assert!(becomes(|| read_proc(pid, "stat").contains(") S ")), "the launch before goes on");
     drop(running);
     assert!(becomes(|| is_gone(pid)), "who closes its control channel leaves its workload");
 }
@@ -234,7 +235,7 @@ fn a_launcher_that_is_not_given_its_socket_says_so() {
 }
 
 /// What the resident launcher holds: fds, children, and KiB of memory.
-fn held(resident: &Resident) -> (usize, String, usize) {
+fn holdings(resident: &Resident) -> (usize, String, usize) {
     let pid = resident.id();
     let fds = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
     let children = read_proc(pid, &format!("task/{pid}/children"));
@@ -265,11 +266,11 @@ fn a_thousand_launches_leave_nothing_behind() {
         }
     };
     round();
-    let (fds, children, before) = held(&resident);
+    let (fds, children, before) = holdings(&resident);
     assert_eq!(children.trim(), "");
     (0..4).for_each(|_| round());
-    assert!(becomes(|| held(&resident).0 == fds), "{:?}", held(&resident));
-    let (_, children, after) = held(&resident);
+    assert!(becomes(|| holdings(&resident).0 == fds), "{:?}", holdings(&resident));
+    let (_, children, after) = holdings(&resident);
     assert_eq!(children.trim(), "");
     assert!(after <= before + 128, "{before} KiB, then {after} KiB");
 }
@@ -418,7 +419,7 @@ fn many_are_in_flight() {
             });
         }
     });
-    assert_eq!(held(&resident).1.trim(), "");
+    assert_eq!(holdings(&resident).1.trim(), "");
 }
 
 fn the_death_of_the_supervisor_ends_all_of_it() {
@@ -591,11 +592,304 @@ fn somebody_elses_launcher_is_resident_too_and_tears_down_at_each_end() {
     assert!(asked.end().text.ends_with(told));
 }
 
+/// A launcher whose launches can be [held](held).
+fn holder() -> Raw {
+    Raw::of(Unconfined::new(env!("CARGO_BIN_EXE_test-launcher")), None)
+}
+
+/// Asks for a launch whose child waits on its way to the exec, for a byte, and says which process that is.
+fn held(resident: &Raw, mut host: Host) -> (Asked, File, u32) {
+    host.body.lowering.push(foreign("test.child.wait.v1"));
+    let (mut asked, release) = resident.ask_piped(host);
+    let child = asked.child();
+    (asked, release, child)
+}
+
+fn released((asked, mut release, _): (Asked, File, u32)) -> Outcome {
+    release.write_all(b"!").unwrap();
+    asked.end()
+}
+
+/// What a workload tells of all that it could have of another launch.
+const LOOK: &str = "pwd; umask; ulimit -a; ulimit -Ha; env; id; ls /proc/self/fd; \
+                    readlink /proc/self/ns/mnt; cat /proc/self/oom_score_adj; \
+                    grep -E '^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp|Sig[BI]|THP)' /proc/self/status";
+
+fn looking(make: fn(&mut Host)) -> Host {
+    let mut host = Host::default();
+    host.script(LOOK);
+    make(&mut host);
+    host
+}
+
+fn what_is_on_its_way_holds_up_nobody_and_has_nothing_of_another() {
+    let resident = holder();
+    let makes: [fn(&mut Host); 5] = [
+        |_| {},
+        Host::everything,
+        |host| {
+            host.schedule("linux.process.attributes.v1", &json!({"umask": 0o777, "nice": 5}));
+        },
+        |host| {
+            let limit = json!({"soft": 20, "hard": 20});
+            host.schedule("linux.rlimits.set.v1", &json!({"nofile": limit}));
+        },
+        |host| {
+            host.schedule("linux.seccomp.apply.v1", &json!({"deny": ["ptrace"]}));
+        },
+    ];
+    let alone = makes.map(|make| {
+        let outcome = resident.run(looking(make));
+        outcome.succeeded();
+        outcome.stdout
+    });
+    // All of them are on their way at once, and others begin and end meanwhile.
+    let mut waiting: Vec<_> = makes.map(|make| held(&resident, looking(make))).into();
+    for (make, alone) in makes.iter().zip(&alone) {
+        assert_eq!(&resident.run(looking(*make)).stdout, alone);
+    }
+    let mut host = Host::default();
+    host.unschedule("linux.ambient.scrub.v1");
+    resident.run(host).refused("PlanInvalid", "scrub");
+    let mut host = Host::default();
+    host.fds.clear();
+    resident.run(host).faulted("no fd came for it");
+    let mut host = Host::default();
+    host.body.lowering.push(foreign("test.attend.fail.v1"));
+    resident.run(host).faulted("attending failed");
+    let children = read_proc(resident.id(), &format!("task/{}/children", resident.id()));
+    for (_, _, child) in &waiting {
+        assert!(children.split(' ').any(|pid| pid == child.to_string()), "{children}");
+        // Of fds it has its launch's alone: who waits for the end of another's must not wait for it.
+        let Ok(fds) = fs::read_dir(format!("/proc/{child}/fd")) else { continue };
+        let fds = fds.filter_map(|fd| fs::read_link(fd.unwrap().path()).ok());
+        assert!(!fds.into_iter().any(|to| to.to_string_lossy().contains("socket:")));
+    }
+    // The last first.
+    waiting.reverse();
+    for (held, alone) in waiting.into_iter().zip(alone.iter().rev()) {
+        let outcome = released(held);
+        outcome.succeeded();
+        assert_eq!(&outcome.stdout, alone);
+    }
+    assert_eq!(resident.end(), Some(0));
+}
+
+fn a_launch_that_is_dropped_on_its_way_is_killed_and_torn_down() {
+    let folder = TempDir::new().unwrap();
+    let ended = folder.path().join("ended");
+    let mut command = Unconfined::new(env!("CARGO_BIN_EXE_test-launcher"));
+    command.env("TEST_LAUNCHER_END", &ended);
+    let resident = Raw::of(command, None);
+    let other = held(&resident, Host::default());
+    let mut host = Host::default();
+    host.body.lowering.push(foreign("test.end.mark.v1"));
+    let (asked, _release, child) = held(&resident, host);
+    drop(asked);
+    assert!(becomes(|| is_gone(child) && ended.exists()));
+    // One that ends by itself is told of.
+    let (asked, _release, child) = held(&resident, Host::default());
+    send(child, Signal::KILL);
+    asked.end().faulted("was the child's end");
+    released(other).succeeded();
+}
+
+fn the_end_of_either_ends_what_is_on_its_way() {
+    let resident = holder();
+    let (asked, _release, child) = held(&resident, Host::default());
+    assert_eq!(resident.end(), Some(0));
+    assert!(is_gone(child));
+    asked.end().faulted("was the child's end");
+
+    let resident = holder();
+    let (asked, _release, child) = held(&resident, Host::default());
+    send(resident.id(), Signal::KILL);
+    assert!(becomes(|| is_gone(child)));
+    assert!(!asked.end().ran);
+
+    let mut helper = Unconfined::new(env::current_exe().unwrap())
+        .env(HELPER, "holds")
+        .stdout(UnconfinedStdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(helper.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let pids: Vec<u32> = line.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
+    assert!(pids.len() == 3 && pids.iter().all(|pid| !is_gone(*pid)));
+    helper.kill().unwrap();
+    helper.wait().unwrap();
+    assert!(becomes(|| pids.iter().all(|pid| is_gone(*pid))));
+}
+
+/// A supervisor of launches that are on their way.
+fn hold() -> ! {
+    let resident = holder();
+    let held = [(); 2].map(|()| held(&resident, Host::default()));
+    println!("{} {} {}", resident.id(), held[0].2, held[1].2);
+    loop {
+        std::thread::park();
+    }
+}
+
+fn an_exec_that_waits_for_a_lease_holds_up_nobody() {
+    let folder = TempDir::new().unwrap();
+    let program = folder.path().join("echo");
+    portcullis_tests::write_program(&program, &fs::read("/bin/echo").unwrap());
+    // Who opens the file, as the exec does, waits until the lease is given up.
+    let script = "import fcntl, os, signal, sys\n\
+                  signal.signal(signal.SIGIO, signal.SIG_IGN)\n\
+                  file = os.open(sys.argv[1], os.O_RDONLY)\n\
+                  fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)\n\
+                  print('leased', flush=True)\n\
+                  sys.stdin.read()\n";
+    let mut lessee = Unconfined::new("/usr/bin/python3")
+        .args(["-c", script])
+        .arg(&program)
+        .stdin(UnconfinedStdio::piped())
+        .stdout(UnconfinedStdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(lessee.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "leased\n");
+    let resident = Resident::start().unwrap();
+    let leased = Command::new(&program).arg("leased").template().unwrap();
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| resident.output(&leased).unwrap());
+        let child = || {
+            let children = read_proc(resident.id(), &format!("task/{}/children", resident.id()));
+            children.split_whitespace().next().map(|pid| pid.parse::<u32>().unwrap())
+        };
+        assert!(becomes(|| child().is_some()));
+        for _ in 0..20 {
+            assert_eq!(output(&resident, &shell("echo meanwhile")), "meanwhile\n");
+        }
+        assert!(!waits.is_finished());
+        drop(lessee.stdin.take());
+        assert_eq!(waits.join().unwrap().stdout, b"leased\n");
+    });
+    assert!(lessee.wait().unwrap().success());
+}
+
+fn launches_of_many_threads_keep_to_their_own() {
+    let resident = Resident::start().unwrap();
+    let script = "pwd; echo $1; echo $1 >&2; ls /proc/self/fd | wc -l; umask";
+    std::thread::scope(|scope| {
+        for thread in 0..64 {
+            let resident = &resident;
+            scope.spawn(move || {
+                let folder = TempDir::new().unwrap();
+                let here = folder.path().canonicalize().unwrap();
+                let mut command = shell(script);
+                command.current_dir(&here).read("/").exec("/").write("/dev");
+                if thread % 4 == 1 {
+                    command.no_network();
+                }
+                let mut denied = Command::new("/bin/true");
+                let denied = denied.read("/usr").template().unwrap();
+                let template = command.template().unwrap();
+                for turn in 0..4 {
+                    let name = format!("{thread}.{turn}");
+                    let own = template.with_arguments(["-c", script, "sh", &name]).unwrap();
+                    let output = resident.output(&own).unwrap();
+                    let out = String::from_utf8(output.stdout).unwrap();
+                    let expected = format!("{}\n{name}\n4\n", here.display());
+                    assert!(out.starts_with(&expected), "{out}");
+                    assert_eq!(output.stderr, format!("{name}\n").as_bytes());
+                    if thread % 4 == 2 {
+                        assert!(matches!(resident.spawn(&denied), Err(Error::Exec { .. })));
+                    }
+                    if thread % 4 == 3 {
+                        let null = [Stdio::null(), Stdio::null(), Stdio::null()];
+                        drop(resident.spawn_with(&own, null).unwrap());
+                    }
+                }
+            });
+        }
+    });
+}
+
+fn stages_are_noted_of_the_launch_that_is_traced() {
+    let resident = Resident::start().unwrap();
+    let traced = shell(":").trace(true).template().unwrap();
+    let plain = shell(":").template().unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let (resident, traced, plain) = (&resident, &traced, &plain);
+            scope.spawn(move || {
+                for turn in 0..20 {
+                    let is_traced = (thread + turn) % 2 == 0;
+                    let template = if is_traced { traced } else { plain };
+                    let report = resident.output(template).unwrap().report;
+                    let notes = report.transcript.notes().iter();
+                    let stages = notes.filter_map(|it| it.strip_prefix("trace stage="));
+                    let stages: Vec<_> = stages.map(|it| it.split(' ').next().unwrap()).collect();
+                    let all = ["plan", "schedule", "handles", "lower", "child"];
+                    assert_eq!(stages, if is_traced { &all[..] } else { &[] });
+                }
+            });
+        }
+    });
+}
+
+fn what_would_be_every_launchs_is_refused() {
+    let resident = Raw::start();
+    let adjustment = || read_proc(resident.id(), "oom_score_adj");
+    let before = adjustment();
+    for policy in [json!({"oom_score_adj": 1000}), json!({"huge_pages": false})] {
+        let mut host = Host::default();
+        host.schedule("linux.process.attributes.v1", &policy);
+        resident.run(host).refused("MissingPrimitive", "a resident one makes other launches");
+        assert_eq!(adjustment(), before);
+    }
+    resident.run(Host::default()).succeeded();
+}
+
+fn a_child_that_others_must_not_be_beside_holds_them_up() {
+    let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    let launcher = env!("CARGO_BIN_EXE_test-launcher");
+    // With some powers and not with the one to write maps, it must be dumpable for that, and a child may
+    // have taken on another user's credentials.
+    let mut powers = Unconfined::new("setpriv");
+    powers.args(nobody).args(["--inh-caps=+net_raw", "--ambient-caps=+net_raw"]).arg(launcher);
+    // Without any, it is so together with its children, and one of them makes all of them not.
+    let mut none = Unconfined::new("setpriv");
+    none.args(nobody).arg(launcher);
+    let same = json!({"uid": 65534, "gid": 65534, "groups": []});
+    for (mut command, credentials) in [(powers, None), (none, Some(same))] {
+        command.current_dir("/");
+        let resident = Raw::of(command, None);
+        let children = || read_proc(resident.id(), &format!("task/{}/children", resident.id()));
+        let open = || {
+            let host = Host::default();
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+            fs::set_permissions(host.folder(), mode).unwrap();
+            host
+        };
+        let mut host = open();
+        if let Some(credentials) = credentials {
+            host.schedule("linux.credentials.set.v1", &credentials);
+        }
+        host.body.lowering.push(foreign("test.child.wait.v1"));
+        let (first, mut release) = resident.ask_piped(host);
+        let mut second = open();
+        second.schedule("linux.userns.enter.v1", &());
+        let second = resident.ask(second);
+        assert!(becomes(|| !children().is_empty()));
+        assert_eq!(children().split_whitespace().count(), 1);
+        release.write_all(b"!").unwrap();
+        first.end().succeeded();
+        second.end().succeeded();
+    }
+}
+
 fn main() -> ExitCode {
     const LANDLOCK: Need = Need::Mechanism("linux.landlock.apply.v1");
     const NETNS: Need = Need::Mechanism("linux.netns.enter.v1");
-    if env::var_os(HELPER).is_some() {
-        supervise();
+    match env::var_os(HELPER) {
+        Some(what) if what == "holds" => hold(),
+        Some(_) => supervise(),
+        None => {}
     }
     run(tests![
         each_launch_goes_as_it_does_one_shot: [LANDLOCK, NETNS],
@@ -617,5 +911,17 @@ fn main() -> ExitCode {
         signals_to_it_are_held: [],
         it_is_out_of_reach_of_its_own_user: [Need::Root, Need::Mechanism("linux.userns.enter.v1")],
         somebody_elses_launcher_is_resident_too_and_tears_down_at_each_end: [],
+        what_is_on_its_way_holds_up_nobody_and_has_nothing_of_another: [LANDLOCK, NETNS],
+        a_launch_that_is_dropped_on_its_way_is_killed_and_torn_down: [],
+        the_end_of_either_ends_what_is_on_its_way: [],
+        an_exec_that_waits_for_a_lease_holds_up_nobody: [Need::Python],
+        launches_of_many_threads_keep_to_their_own: [LANDLOCK, NETNS],
+        stages_are_noted_of_the_launch_that_is_traced: [],
+        what_would_be_every_launchs_is_refused: [],
+        a_child_that_others_must_not_be_beside_holds_them_up: [
+            Need::Root,
+            Need::UtilLinux,
+            Need::Mechanism("linux.userns.enter.v1"),
+        ],
     ])
 }

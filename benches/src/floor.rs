@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::Arc;
 
 use portcullis_child::CloneOptions;
 use portcullis_core::program::{Op, Program};
@@ -24,15 +25,14 @@ pub const FORK: &str = "fork and exec";
 
 /// [`POSIX_SPAWN`].
 pub fn posix_spawn(workload: &Workload) -> Launch {
-    let mut command = unconfined(workload);
-    Box::new(move || assert!(command.status().expect("posix_spawn").success()))
+    let workload = workload.clone();
+    Arc::new(move || assert!(unconfined(&workload).status().expect("posix_spawn").success()))
 }
 
 /// [`FORK`]: a uid to take is what `posix_spawn` can't say, and this one is the own.
 pub fn fork(workload: &Workload) -> Launch {
-    let mut command = unconfined(workload);
-    command.uid(rustix::process::getuid().as_raw());
-    Box::new(move || assert!(command.status().expect("fork").success()))
+    let (workload, uid) = (workload.clone(), rustix::process::getuid().as_raw());
+    Arc::new(move || assert!(unconfined(&workload).uid(uid).status().expect("fork").success()))
 }
 
 /// [`VFORK`].
@@ -40,7 +40,7 @@ pub fn vfork(workload: &Workload) -> Launch {
     let text = |bytes: &[u8]| CString::new(bytes).expect("no zero in it");
     let path = text(workload.program.as_os_str().as_bytes());
     let argv: Vec<_> = workload.argv().map(|it| text(it.as_bytes())).collect();
-    Box::new(move || {
+    Arc::new(move || {
         let exec = Op::execve(path.clone(), argv.clone(), vec![]);
         let program = Program::of([Op::empty_signal_mask(), exec]);
         let mut child = start(program).expect("clone3");

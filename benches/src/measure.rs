@@ -1,12 +1,13 @@
 //! Timing, interleaved: in each round every candidate is launched once, so that what else the machine
 //! does meanwhile it does to all of them.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Launches once, and waits for the workload's end.
-pub type Launch = Box<dyn FnMut() + Send>;
+/// Launches once, and waits for the workload's end. Threads may share it.
+pub type Launch = Arc<dyn Fn() + Send + Sync>;
 
 /// How much is measured.
 #[derive(Debug, Clone, Copy)]
@@ -22,9 +23,9 @@ pub struct Effort {
 ///
 /// Each round begins with another candidate: whose place behind a slow one costs it something does not
 /// pay every time.
-pub fn medians(candidates: &mut [Launch], effort: Effort) -> (Vec<f64>, usize) {
+pub fn medians(candidates: &[Launch], effort: Effort) -> (Vec<f64>, usize) {
     // The first launch of each finds caches cold.
-    for launch in candidates.iter_mut() {
+    for launch in candidates {
         launch();
     }
     let begin = Instant::now();
@@ -47,10 +48,10 @@ fn median(mut samples: Vec<Duration>) -> f64 {
     samples[samples.len() / 2].as_secs_f64() * 1e6
 }
 
-/// Launches per second of each candidate with `in_flight` threads that launch one after the other.
+/// Launches per second of each candidate with `in_flight` threads that share it, and launch one after the other.
 /// Candidates take turns of `slice` each, `turns` times.
 pub fn throughput(
-    candidates: &[&dyn Fn() -> Launch],
+    candidates: &[Launch],
     in_flight: usize,
     slice: Duration,
     turns: usize,
@@ -61,9 +62,8 @@ pub fn throughput(
         let at = turn % candidates.len();
         let (stop, start) = (AtomicBool::new(false), Instant::now());
         launches[at] += thread::scope(|scope| {
-            let ready = (0..in_flight).map(|_| candidates[at]());
-            let threads = ready.map(|mut launch| {
-                let stop = &stop;
+            let threads = (0..in_flight).map(|_| {
+                let (launch, stop) = (&candidates[at], &stop);
                 scope.spawn(move || {
                     let mut made = 0_u32;
                     loop {
@@ -91,19 +91,18 @@ mod tests {
 
     #[test]
     fn every_candidate_has_a_sample_of_each_round_and_time_ends_the_rounds() {
-        use std::sync::Arc;
         use std::sync::atomic::AtomicUsize;
         let counts: Vec<_> = (0..3).map(|_| Arc::new(AtomicUsize::new(0))).collect();
         let launch = |count: &Arc<AtomicUsize>| -> Launch {
             let count = count.clone();
-            Box::new(move || _ = count.fetch_add(1, Ordering::Relaxed))
+            Arc::new(move || _ = count.fetch_add(1, Ordering::Relaxed))
         };
-        let mut candidates: Vec<_> = counts.iter().map(launch).collect();
+        let candidates: Vec<_> = counts.iter().map(launch).collect();
         let effort = Effort { rounds: 5, limit: Duration::MAX };
-        assert_eq!(medians(&mut candidates, effort).1, 5);
+        assert_eq!(medians(&candidates, effort).1, 5);
         assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1 + 5));
         let none = Effort { rounds: 5, limit: Duration::ZERO };
-        assert_eq!(medians(&mut candidates, none).1, 1);
+        assert_eq!(medians(&candidates, none).1, 1);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The ways to launch that are measured. One more is one more line of [`WAYS`].
 
+use std::sync::Arc;
+
 use portcullis::{Command, Error, Way};
 
 use crate::measure::Launch;
@@ -19,16 +21,26 @@ pub const WAYS: &[LaunchWay] = &[
     LaunchWay { name: "in place", ready: |command| Ok(each(command, Way::InPlace)) },
     LaunchWay { name: "template, one shot", ready: |command| template(command, Way::Child) },
     LaunchWay { name: "template, in place", ready: |command| template(command, Way::InPlace) },
+    LaunchWay { name: "template, resident", ready: |command| resident(&command) },
 ];
 
 /// Opens what the launch needs each time.
 fn each(mut command: Command, way: Way) -> Launch {
     command.way(way);
-    Box::new(move || assert!(command.status().expect("a launch").success()))
+    let launch = move || command.template()?.status();
+    Arc::new(move || assert!(launch().expect("a launch").success()))
 }
 
 /// Opens it once.
 fn template(mut command: Command, way: Way) -> Result<Launch, Error> {
     let template = command.way(way).template()?;
-    Ok(Box::new(move || assert!(template.status().expect("a launch").success())))
+    Ok(Arc::new(move || assert!(template.status().expect("a launch").success())))
+}
+
+/// Opens it once, and keeps the launcher, one for all that launch. What no message can carry is seen here.
+fn resident(command: &Command) -> Result<Launch, Error> {
+    let template = command.template()?;
+    let resident = template.resident()?;
+    resident.status(&template)?;
+    Ok(Arc::new(move || assert!(resident.status(&template).expect("a launch").success())))
 }

@@ -138,7 +138,7 @@ const REASONS: &[Reason] = &[
         "user_namespaces(7): denied before an unprivileged gid_map",
     ),
     ("open(\"/proc/PID/gid_map\"", "open(/proc/PID/gid_map)", "the gid's map"),
-    ("setpgid(", "setpgid", "did the child exec, or die first? After an exec it is EACCES"),
+    ("setpgid(", "setpgid(child)", "did the child exec, which EACCES says, or die first?"),
     (
         "fcntl(new fd, 0x2",
         "fcntl(new fd, F_SETFD, FD_CLOEXEC)",

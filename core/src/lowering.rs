@@ -99,6 +99,7 @@ pub struct Lowering<'a> {
     remarks: Vec<(Remark, Owner, Cow<'static, str>)>,
     teardown: Teardown,
     schedule: Option<&'a Schedule<'a>>,
+    shares_launcher: bool,
     death_signal: Option<i32>,
     inherited_death_signal: Option<i32>,
     bound_to_child: Option<(Owner, &'static str)>,
@@ -136,6 +137,7 @@ impl<'a> Lowering<'a> {
             remarks: Vec::new(),
             teardown: Teardown::default(),
             schedule: None,
+            shares_launcher: false,
             death_signal: None,
             inherited_death_signal: None,
             bound_to_child: None,
@@ -148,6 +150,20 @@ impl<'a> Lowering<'a> {
     pub fn within(mut self, schedule: &'a Schedule<'a>) -> Self {
         self.schedule = Some(schedule);
         self
+    }
+
+    /// The launcher makes other launches meanwhile: what [`shares_launcher`](Self::shares_launcher)
+    /// answers.
+    #[must_use]
+    pub fn by_shared_launcher(mut self) -> Self {
+        self.shares_launcher = true;
+        self
+    }
+
+    /// Whether the launcher makes other launches meanwhile. What changes the launcher itself, or the memory
+    /// that its children share until they exec, would change those too, and is to be refused.
+    pub fn shares_launcher(&self) -> bool {
+        self.shares_launcher
     }
 
     /// Which signal the workload gets when its parent dies, unless a mechanism
@@ -329,6 +345,15 @@ impl<'a> Lowering<'a> {
     /// Whether the child is to wait; known when everything is lowered.
     pub fn wants_rendezvous(&self) -> bool {
         self.clone.rendezvous
+    }
+
+    /// The ranges of fds that this launch has no use for: they are no slot's, not kept, and not among
+    /// `own`.
+    pub fn unused(&self, own: impl IntoIterator<Item = RawFd>) -> Vec<(u32, u32)> {
+        let slots = self.slots.iter().map(|open| open.fd.as_raw_fd());
+        let mut used: Vec<_> = self.kept.iter().copied().chain(slots).chain(own).collect();
+        used.sort_unstable();
+        gaps(&used)
     }
 
     /// The program: `prologue`, which is the launcher's own, then what was pushed.

@@ -5,8 +5,6 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
-use crate::plan::LoweringEntry;
-
 /// A name from the protocol that this crate does not know.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a name of the protocol")]
@@ -164,16 +162,15 @@ impl PhaseGroup {
 
 /// What was scheduled and what was observed of one phase group.
 #[derive(Debug, Clone, Copy)]
-pub struct PhaseOutcome<'a> {
+pub struct PhaseOutcome<'a, E> {
     /// The entries that the plan schedules in the group.
-    pub scheduled: &'a [&'a LoweringEntry],
+    pub scheduled: &'a [E],
     /// The entries whose every operation was counted off.
-    pub observed: &'a [&'a LoweringEntry],
+    pub observed: &'a [E],
 }
 
-impl PhaseOutcome<'_> {
-    /// How the phase resolves: `Applied` only where observed equals scheduled, field for field and in
-    /// order.
+impl<E: PartialEq> PhaseOutcome<'_, E> {
+    /// How the phase resolves: `Applied` only where observed equals scheduled, one by one and in order.
     pub fn resolve(&self) -> PhaseResult {
         match (self.scheduled.is_empty(), self.observed.is_empty()) {
             (true, true) => PhaseResult::NotRequired,
@@ -223,6 +220,7 @@ impl Readiness<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::LoweringEntry;
     use crate::{Digest, Params};
 
     fn entry(id: &str) -> LoweringEntry {

@@ -9,16 +9,13 @@ use portcullis_core::Lowering;
 use portcullis_core::descriptor::{
     DescriptorKind, DescriptorShape, DescriptorSlot, DescriptorTable,
 };
-use portcullis_core::lowering::{Lowered, NoteTime, OpenSlot, Remark, Teardown};
+use portcullis_core::lowering::{Lowered, NoteTime, OpenSlot, Teardown};
 use portcullis_core::mechanism::{Attendee, Fault, Refusal, Stop};
-use portcullis_core::plan::{LaunchPlan, Standing};
-use portcullis_core::program::{Op, Owner, Program};
+use portcullis_core::plan::LaunchPlan;
+use portcullis_core::program::{Op, Owner};
 use portcullis_core::registry::Registry;
 use portcullis_core::schedule::Schedule;
-use portcullis_core::state::{
-    LauncherState, PhaseGroup, PhaseOutcome, PhaseResult, Readiness, RefusalReason,
-    confinement_installed,
-};
+use portcullis_core::state::{LauncherState, Readiness, RefusalReason};
 use portcullis_core::transcript::TranscriptWriter;
 use rustix::fs::{OFlags, fcntl_getfl, fstat};
 use rustix::io::Errno;
@@ -28,10 +25,13 @@ use tracing::info_span;
 
 use crate::here::Here;
 use crate::in_place::{self, InPlace, Verdict};
-use crate::process::{self, Child, Progress};
+use crate::launching::{Launched, Launching};
+use crate::outline::Outline;
+use crate::process;
 use crate::request::Request;
+use crate::trace::{self, Stopwatch};
 use crate::wiring::{self, Channel, Channels, Control, Ends, Slots, Source};
-use crate::{FAULTED, REFUSED, complain, explain, resident, sys, trace};
+use crate::{FAULTED, REFUSED, complain, explain, resident, sys};
 
 /// What a plan was handed over for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -55,8 +55,9 @@ pub(crate) enum Way<'r> {
     Resident {
         /// What the launch was asked for with.
         request: &'r Request,
-        /// How dumpable this process was when it started: as its child has to be, to wait for its maps.
-        dumpable: DumpableBehavior,
+        /// How dumpable this process has to be for its child's maps to be its own to write; `None` where
+        /// they are anyway.
+        dumpable: Option<DumpableBehavior>,
     },
     /// This process, which is no launcher; what can't be made so is left to one.
     Here(&'r Here<'r>),
@@ -92,9 +93,16 @@ pub(crate) fn run(purpose: Purpose, way: Way<'_>) -> u8 {
     transcript.state(LauncherState::LauncherStarted);
     let held =
         process::hold_signals().map_err(|error| Stop::fault(format!("blocking signals: {error}")));
-    match held.and_then(|()| launch(&mut transcript, purpose, way)) {
-        Ok(Outcome::Launched(launched)) => observe(&mut transcript, launched),
-        Ok(Outcome::Explained | Outcome::NeedsLauncher(_)) => {}
+    let landed = held.and_then(|()| match launch(&mut transcript, purpose, way)? {
+        Outcome::Launching(mut launching) => {
+            launching.land(&mut transcript)?;
+            Ok(Some(launching.launched()))
+        }
+        Outcome::Explained | Outcome::NeedsLauncher(_) => Ok(None),
+    });
+    match landed {
+        Ok(Some(launched)) => observe(&mut transcript, launched),
+        Ok(None) => {}
         Err(stop) => end(&mut transcript, &stop),
     }
     sys::exit(0)
@@ -102,28 +110,21 @@ pub(crate) fn run(purpose: Purpose, way: Way<'_>) -> u8 {
 
 /// What a launch that did not stop came to, where this process is not the workload now.
 pub(crate) enum Outcome {
-    /// A child is the workload.
-    Launched(Launched),
+    /// A child is on its way.
+    Launching(Launching),
     /// It was explained, and not made.
     Explained,
     /// It was not made [here](Way::Here), for this reason, and this process is as it was.
     NeedsLauncher(String),
 }
 
-/// A workload that was exec'd.
-pub(crate) struct Launched {
-    pub(crate) child: Child,
-    pub(crate) end: End,
-}
-
 /// What is to be done when a workload has ended.
 pub(crate) struct End {
-    teardown: Teardown,
-    /// Whose step of the teardown each is.
-    ids: Vec<&'static str>,
+    pub(crate) teardown: Teardown,
+    pub(crate) outline: Outline,
 }
 
-/// Steps 2 to 14.
+/// Steps 2 to 13: what comes after them is [`Launching::land`]'s.
 #[allow(clippy::too_many_lines, reason = "the run is one story, told in the order it happens in")]
 pub(crate) fn launch<W: Channel>(
     transcript: &mut TranscriptWriter<W>,
@@ -143,7 +144,7 @@ pub(crate) fn launch<W: Channel>(
             let seals = wiring::seals(plan);
             if seals.is_none() {
                 resident::refuse_to_block(way)?;
-                flush(transcript)?;
+                tell_so_far(transcript, way)?;
             }
             Cow::Owned(wiring::read_plan(plan, seals)?)
         }
@@ -178,6 +179,9 @@ pub(crate) fn launch<W: Channel>(
     // 8. Every mechanism is lowered. From here on each has done all that can fail for a reason.
     let stage = info_span!("lower").entered();
     let mut lowering = Lowering::new(&body.target, &slots).within(&schedule);
+    if matches!(way, Way::Resident { .. }) {
+        lowering = lowering.by_shared_launcher();
+    }
     if let Some(ends) = &ends {
         lowering.keep_borrowed(&ends.error);
     }
@@ -189,7 +193,8 @@ pub(crate) fn launch<W: Channel>(
     }
 
     // 9. The phases can resolve as the protocol has it, and the scrub is among them.
-    let foreseen = resolve(&schedule, |_| true)?;
+    let outline = Outline::of(&schedule);
+    let foreseen = outline.resolve(|_| true)?;
     let ready = Readiness { child_created: true, phases: &foreseen, schedule_matches: true };
     if !ready.ready_to_exec() {
         let detail = "fds are not scrubbed: linux.ambient.scrub.v1 must be scheduled";
@@ -217,12 +222,13 @@ pub(crate) fn launch<W: Channel>(
         lowering.finish(in_place::prologue(way, &stdio))
     } else {
         lowering.inherit_parent_death_signal(Some(Signal::KILL.as_raw()));
-        lowering.finish(prologue(release_fd, &stdio))
+        let prologue = prologue(&lowering, release_fd, &stdio);
+        lowering.finish(prologue)
     };
     drop(stage);
-    let (attendee, foreseen) = (attendee_of(getpid()), &foreseen);
-    let schedule = &schedule;
-    let mut here = InPlace { lowered, schedule, foreseen, ends, attendee };
+    let attendee = attendee_of(getpid());
+    let (schedule, foreseen) = (&schedule, &foreseen);
+    let mut here = InPlace { lowered, schedule, outline, foreseen, ends, attendee };
     if purpose == Purpose::Explain {
         if in_place {
             here.foretell(transcript);
@@ -234,35 +240,38 @@ pub(crate) fn launch<W: Channel>(
         return Ok(Outcome::Explained);
     }
     only_task()?;
-    flush(transcript)?;
+    tell_so_far(transcript, way)?;
     if in_place {
         here.become_workload(transcript);
     }
-    let InPlace { lowered, ends, .. } = here;
+    let InPlace { lowered, outline, ends, .. } = here;
     let Some(Ends { error, error_read, .. }) = ends else {
         return Err(Stop::fault("a child needs a pipe to tell of its failure by"));
     };
     match (&rendezvous, way) {
+        (Some(_), Way::Resident { dumpable: Some(dumpable), .. }) => set_dumpable(dumpable)?,
+        // A resident launcher is out of reach from its start on; one with maps to write is when they are.
+        (_, Way::Resident { .. }) | (Some(_), _) => {}
         (None, _) => out_of_reach()?,
-        (Some(_), Way::Resident { dumpable, .. }) => set_dumpable(dumpable)?,
-        (Some(_), _) => {}
     }
 
     // 12. The child. It waits where the launcher has a part to do; otherwise the launcher does, until
-    // the child has exec'd or ended.
-    let stage = info_span!("child").entered();
+    // the child has exec'd or ended, unless others are waiting for it.
+    let stage = Stopwatch::start("child");
+    let resident = matches!(way, Way::Resident { .. });
     let Lowered { program, clone, notes, remarks, teardown } = lowered;
     let options = CloneOptions {
         namespaces: clone.namespaces,
         cgroup: clone.cgroup,
-        concurrent: clone.rendezvous,
+        concurrent: clone.rendezvous || resident,
+        pidfd: resident,
     };
-    let mut child = process::spawn(program, Some(error.as_raw_fd()), options)
+    let child = process::spawn(program, Some(error.as_raw_fd()), options)
         .map_err(|error| clone_failed(&error, options))?;
     let attendee = attendee_of(child.pid());
     transcript.state(LauncherState::ChildCreated);
     transcript.note(&format!("mechanism=clone3 child_pid={}", attendee.pid));
-    if matches!(way, Way::Resident { .. }) {
+    if resident {
         transcript.note("way=resident");
     }
     let noted = |time| notes.iter().filter(move |(when, ..)| *when == time);
@@ -274,64 +283,16 @@ pub(crate) fn launch<W: Channel>(
         for it in schedule.entries() {
             it.mechanism.attend(&it.entry.params, attendee)?;
         }
-        flush(transcript)?;
+        tell_so_far(transcript, way)?;
         out_of_reach()?;
         rustix::io::retry_on_intr(|| rustix::io::write(&write, &[1]))
             .map_err(|errno| Stop::fault(format!("releasing the child: {errno}")))?;
         noted(NoteTime::Released).for_each(|(_, _, text)| transcript.note(text));
     }
 
-    // 14. The child's own word: end of file is the exec, or its end; its count says which, and what was
-    // done before.
+    // The child's end is then the last one.
     drop(error);
-    let written = wiring::read_errors(&error_read)
-        .map_err(|errno| Stop::fault(format!("reading the error pipe: {errno}")))?;
-    exec_happened(transcript, &child, schedule, &written)?;
-    let results = resolve(schedule, |index| {
-        let (done, all) = child.program().counted_off(Owner::Entry(index), child.done());
-        // The exec itself is counted by nobody: that it happened is known.
-        done == all
-            || child.program().ops().last().is_some_and(|(owner, _)| *owner == Owner::Entry(index))
-    })?;
-    let ids: Vec<_> = schedule.entries().iter().map(|it| it.mechanism.declaration().id).collect();
-    tell_results(transcript, schedule, child.program(), &remarks, &results);
-    transcript.state(LauncherState::ExecSucceeded);
-    child.settle();
-    drop(stage);
-    Ok(Outcome::Launched(Launched { child, end: End { teardown, ids } }))
-}
-
-/// Tells what was applied, what that leaves open, and how each phase resolved.
-pub(crate) fn tell_results<W: Write>(
-    transcript: &mut TranscriptWriter<W>,
-    schedule: &Schedule<'_>,
-    program: &Program,
-    remarks: &[(Remark, Owner, Cow<'static, str>)],
-    results: &[(PhaseGroup, PhaseResult)],
-) {
-    for (index, it) in schedule.entries().iter().enumerate() {
-        let (_, ops) = program.counted_off(Owner::Entry(index), 0);
-        transcript.note_of(&["applied=", &it.entry.id, " calls=", &ops.to_string()]);
-    }
-    for (remark, owner, text) in remarks {
-        let name = match remark {
-            Remark::Residual => "residual",
-            Remark::Missing => "missing",
-        };
-        transcript.note_of(&[name, "=", schedule.id_of(*owner), " ", text]);
-    }
-    for (group, result) in results {
-        if *group == PhaseGroup::Confinement {
-            let scheduled = entries_of(schedule, *group).count();
-            let installed = confinement_installed(scheduled, *result);
-            let installed = if installed { "true" } else { "false" };
-            transcript.note_of(&["confinement=", result.name(), " installed=", installed]);
-        } else {
-            transcript.note_of(&["phase=", group.name(), " result=", result.name()]);
-        }
-        transcript.state(group.state());
-    }
-    transcript.state(LauncherState::ReadyToExec);
+    Ok(Outcome::Launching(Launching { child, error_read, outline, remarks, teardown, stage }))
 }
 
 /// Tells that the workload runs, waits for its end, and tells how that was.
@@ -339,7 +300,7 @@ fn observe(transcript: &mut TranscriptWriter<Control>, launched: Launched) {
     // A channel that is gone is no reason to leave a workload that nobody waits for.
     note_trace(transcript);
     let _ = transcript.flush();
-    match process::wait_and_forward(launched.child.pid()) {
+    match process::wait_and_forward(launched.pid) {
         Ok(status) => {
             let core = libc::WCOREDUMP(status.as_raw());
             note_end(transcript, status.exit_status(), status.terminating_signal(), core);
@@ -369,10 +330,7 @@ impl End {
     /// Runs the teardown, and notes how each step of it went.
     pub(crate) fn tear_down<W: Write>(mut self, transcript: &mut TranscriptWriter<W>) {
         for (owner, result) in self.teardown.run() {
-            let id = match owner {
-                Owner::Launcher => "launcher",
-                Owner::Entry(index) => self.ids[index],
-            };
+            let id = self.outline.id_of(owner);
             match result {
                 Ok(()) => transcript.note(&format!("teardown={id}")),
                 Err(why) => transcript.note(&format!("teardown failed: {id}: {why}")),
@@ -381,8 +339,16 @@ impl End {
     }
 }
 
-/// Writes the terminal of a launch that stopped, and why it did.
+/// Tells that a launch stopped, and why it did.
 pub(crate) fn tell<W: Write>(transcript: &mut TranscriptWriter<W>, stop: &Stop) {
+    note_stop(transcript, stop);
+    note_trace(transcript);
+    // Where nobody listens any more, the exit status still says it.
+    let _ = transcript.flush();
+}
+
+/// Adds the terminal of a launch that stopped, and why it did.
+pub(crate) fn note_stop<W: Write>(transcript: &mut TranscriptWriter<W>, stop: &Stop) {
     match stop {
         Stop::Refused(Refusal { reason, detail }) => {
             transcript.note(&format!("refusal={reason}"));
@@ -397,9 +363,6 @@ pub(crate) fn tell<W: Write>(transcript: &mut TranscriptWriter<W>, stop: &Stop) 
             transcript.note(&format!("fault: {what}"));
         }
     }
-    note_trace(transcript);
-    // Where nobody listens any more, the exit status still says it.
-    let _ = transcript.flush();
 }
 
 /// Tells why a launch stopped, and ends this process.
@@ -460,8 +423,13 @@ pub(crate) fn note_trace<W: Write>(transcript: &mut TranscriptWriter<W>) {
     }
 }
 
-fn flush<W: Write>(transcript: &mut TranscriptWriter<W>) -> Result<(), Stop> {
+/// Tells what there is to tell before a step that may block. None of a resident launcher's steps does, and
+/// its loop tells it.
+fn tell_so_far<W: Write>(transcript: &mut TranscriptWriter<W>, way: Way<'_>) -> Result<(), Stop> {
     note_trace(transcript);
+    if matches!(way, Way::Resident { .. }) {
+        return Ok(());
+    }
     transcript
         .flush()
         .map_err(|error| Stop::fault(format!("writing to the control channel: {error}")))
@@ -516,10 +484,17 @@ fn rendezvous_pipe() -> Result<(OwnedFd, OwnedFd), Stop> {
 }
 
 /// What the child does before any mechanism's ops.
-fn prologue(release: Option<RawFd>, stdio: &[(RawFd, RawFd)]) -> Vec<Op> {
+fn prologue(lowering: &Lowering<'_>, release: Option<RawFd>, stdio: &[(RawFd, RawFd)]) -> Vec<Op> {
     // A launcher that dies takes its workload along, whenever it does: one that died before the
     // signal was asked for is no longer the parent.
     let mut ops = vec![Op::parent_death_signal(Signal::KILL.as_raw()), Op::parent_is_alive()];
+    // Streams are placed where they came by a message: a resident launcher has other launches' fds too, and those that wait for the end of their pipes
+    // must not wait for this child's scrub.
+    if !stdio.is_empty() {
+        let own = stdio.iter().map(|(fd, _)| *fd).chain(release);
+        let others = lowering.unused(own).into_iter();
+        ops.extend(others.map(|(first, last)| Op::close_range(first, last)));
+    }
     ops.extend(release.map(|fd| Op::read_exactly(fd, 1)));
     // Rust's runtime ignores SIGPIPE, and what is ignored stays so across an exec.
     ops.push(Op::default_action(libc::SIGPIPE));
@@ -543,110 +518,4 @@ fn clone_failed(error: &io::Error, options: CloneOptions) -> Stop {
                   launcher's to write to)";
     }
     Stop::fault(format!("clone3{asked}: {error}"))
-}
-
-/// Whether the exec took place, by the child's record and by its count.
-fn exec_happened<W: Write>(
-    transcript: &mut TranscriptWriter<W>,
-    child: &Child,
-    schedule: &Schedule<'_>,
-    written: &[u8],
-) -> Result<(), Stop> {
-    let program = child.program();
-    let mut ended = |step| Err(failed(transcript, program, schedule, step, None));
-    match child.progress() {
-        Progress::Failed { step, errno } => {
-            Err(failed(transcript, program, schedule, step, Some(errno)))
-        }
-        Progress::Stopped { step } => ended(step),
-        Progress::Complete if !process::has_exec_ed(child.pid()) => ended(program.ops().len() - 1),
-        Progress::Complete if written.is_empty() => Ok(()),
-        Progress::Complete => {
-            Err(Stop::fault("the error pipe holds something that the child did not write"))
-        }
-    }
-}
-
-/// Notes which step failed, or was the process's end, and says so.
-pub(crate) fn failed<W: Write>(
-    transcript: &mut TranscriptWriter<W>,
-    program: &Program,
-    schedule: &Schedule<'_>,
-    step: usize,
-    errno: Option<i32>,
-) -> Stop {
-    let (owner, op) = &program.ops()[step];
-    let (whose, call) = (schedule.id_of(*owner), op.name());
-    let how = match errno {
-        Some(errno) => {
-            transcript.note(&format!("child errno={errno}"));
-            let error = Errno::from_raw_os_error(errno);
-            format!("failed: {error}{}", exec_hint(program, step, errno))
-        }
-        None => "was the child's end".into(),
-    };
-    transcript.note(&format!("failed={whose} call={call} step={step}"));
-    // The arguments of an exec are the workload's own, and may be long.
-    let call = if op.is_exec() { "executing the program".into() } else { op.to_string() };
-    Stop::fault(format!("{whose}: {call} {how}"))
-}
-
-/// What an errno of the exec means ([execve(2)], ERRORS).
-///
-/// [execve(2)]: https://man7.org/linux/man-pages/man2/execve.2.html
-fn exec_hint(program: &Program, step: usize, errno: i32) -> &'static str {
-    if !program.ops()[step].1.is_exec() {
-        return "";
-    }
-    match errno {
-        libc::ENOEXEC => " (the file is no program for this machine, nor a script with a #! line)",
-        libc::EACCES => {
-            " (the file, or the interpreter it names, is not executable, is on a noexec mount, or no \
-             exec root of the policy covers it)"
-        }
-        libc::ENOENT => {
-            " (the interpreter that the file names does not exist, or can't be seen; or it is a script, \
-             and the plan does not say so)"
-        }
-        libc::ETXTBSY => " (the file is open for writing)",
-        libc::E2BIG => {
-            " (arguments and environment are too long together, for the kernel or for a quarter of the \
-             limit of the stack)"
-        }
-        libc::EAGAIN => " (its user has as many processes as the limit nproc allows)",
-        libc::EPERM => " (a seccomp filter or a security module forbids it)",
-        _ => "",
-    }
-}
-
-fn entries_of<'s>(
-    schedule: &'s Schedule<'_>,
-    group: PhaseGroup,
-) -> impl Iterator<Item = usize> + use<'s> {
-    let entries = schedule.entries().iter().enumerate();
-    let of_group = entries.filter(move |(_, it)| {
-        let scheduled = it.entry.standing == Standing::Scheduled;
-        scheduled && PhaseGroup::of_code(it.entry.phase_code) == Some(group)
-    });
-    of_group.map(|(index, _)| index)
-}
-
-/// How each group resolves when the entries that `observed` says yes to were observed.
-fn resolve(
-    schedule: &Schedule<'_>,
-    observed: impl Fn(usize) -> bool,
-) -> Result<Vec<(PhaseGroup, PhaseResult)>, Stop> {
-    let entry = |index: usize| schedule.entries()[index].entry;
-    let resolved = PhaseGroup::ALL.iter().map(|&group| {
-        let scheduled: Vec<_> = entries_of(schedule, group).map(entry).collect();
-        let seen: Vec<_> =
-            entries_of(schedule, group).filter(|it| observed(*it)).map(entry).collect();
-        let outcome = PhaseOutcome { scheduled: &scheduled, observed: &seen };
-        let result = outcome.resolve();
-        if matches!(result, PhaseResult::Faulted) || !outcome.is_consistent_with(result) {
-            return Err(Stop::fault(format!("the {group} phase is not what was scheduled for it")));
-        }
-        Ok((group, result))
-    });
-    resolved.collect()
 }

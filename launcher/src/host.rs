@@ -20,8 +20,11 @@ impl Host for ThisHost {
         let mut lowering = Lowering::new(&target, &[]);
         lower(&mut lowering)?;
         let Lowered { program, clone, .. } = lowering.finish(vec![Op::empty_signal_mask()]);
-        let options =
-            CloneOptions { namespaces: clone.namespaces, cgroup: clone.cgroup, concurrent: false };
+        let options = CloneOptions {
+            namespaces: clone.namespaces,
+            cgroup: clone.cgroup,
+            ..CloneOptions::default()
+        };
         let mut child = process::spawn(program, None, options)
             .map_err(|error| Stop::fault(format!("clone3: {error}")))?;
         child.wait().map_err(|error| Stop::fault(format!("waiting for a child: {error}")))?;

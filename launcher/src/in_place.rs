@@ -21,7 +21,9 @@ use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{getppid, parent_process_death_signal};
 
-use crate::coordinator::{NAMESPACE_HELP, Way, end, failed, out_of_reach, tell_results};
+use crate::coordinator::{NAMESPACE_HELP, Way, end, out_of_reach};
+use crate::launching::{failed, tell_results};
+use crate::outline::Outline;
 use crate::wiring::{Channel, Ends};
 use crate::{process, sys};
 
@@ -88,6 +90,7 @@ pub(crate) fn streams(stdio: &[(RawFd, RawFd)]) -> impl Iterator<Item = Op> {
 pub(crate) struct InPlace<'a> {
     pub(crate) lowered: Lowered,
     pub(crate) schedule: &'a Schedule<'a>,
+    pub(crate) outline: Outline,
     /// How the phases resolve when every step succeeds.
     pub(crate) foreseen: &'a [(PhaseGroup, PhaseResult)],
     /// What is told by, where it is not this process itself that is told.
@@ -113,7 +116,7 @@ impl InPlace<'_> {
         for (_, _, text) in notes {
             transcript.note(text);
         }
-        tell_results(transcript, self.schedule, program, remarks, self.foreseen);
+        tell_results(transcript, &self.outline, program, remarks, self.foreseen);
     }
 
     /// Adds the step that tells what has been done when it is reached, where somebody else is told.
@@ -176,7 +179,7 @@ impl InPlace<'_> {
         }
         // A filter may be installed by now. It lets write and exit_group pass, or the plan was refused; so
         // nothing else is called from here on, no destructor's close either.
-        let stop = failed(transcript, &program, self.schedule, step, Some(failure.errno));
+        let stop = failed(transcript, &program, &self.outline, step, Some(failure.errno));
         if let Some(ends) = &self.ends {
             let _ = rustix::io::write(&ends.error, &failure.to_bytes());
         }

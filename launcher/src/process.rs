@@ -4,7 +4,7 @@
 //! however large the process is, and runs nothing but the loop of [`portcullis_child`].
 
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 use portcullis_child::{CloneOptions, Failure};
 use portcullis_core::program::Program;
@@ -99,10 +99,21 @@ impl Child {
         }
     }
 
+    /// The child's pidfd, where one was [asked for](CloneOptions::pidfd).
+    pub fn pidfd(&self) -> Option<BorrowedFd<'_>> {
+        self.spawned.pidfd.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Kills it, where it has not ended.
+    pub fn kill(&self) {
+        let _ = kill_process(self.pid(), Signal::KILL);
+    }
+
     /// Says that the child has become what it was made for, and is left alone from here on. It must
-    /// have exec'd: what it runs before that is in this value's memory.
-    pub fn settle(&mut self) {
+    /// have exec'd: what it runs before that is in this value's memory. Its pidfd is who settles it's.
+    pub fn settle(&mut self) -> Option<OwnedFd> {
         self.settled = true;
+        self.spawned.pidfd.take()
     }
 
     /// Waits for the child's end, and reaps it.
@@ -120,7 +131,7 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         if !self.settled {
-            let _ = kill_process(self.pid(), Signal::KILL);
+            self.kill();
             let _ = self.wait();
         }
     }
@@ -146,20 +157,22 @@ pub(crate) fn insist<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T,
     call()
 }
 
-/// Whether a child, whose end of the error pipe is closed, has exec'd: the kernel's `PF_FORKNOEXEC`. An exec
-/// clears the flag before it closes what is close-on-exec; a child that a signal ended first closes the
-/// pipe as well, some time before it can be waited for, and has the flag to its end.
+/// Whether a child, whose end of the error pipe is closed, has exec'd. An exec clears the kernel's mark of
+/// those that have not, `PF_FORKNOEXEC`, before it closes what is close-on-exec; a child that a signal ended
+/// first closes the pipe as well, some time before it can be waited for, and has the mark to its end.
+///
+/// The mark is what [setpgid(2)](https://man7.org/linux/man-pages/man2/setpgid.2.html) asks for: it fails
+/// with `EACCES` for a child that has exec'd, and one that has ended takes no harm from a group of its own.
+/// For one in another session it says nothing, and the ninth field of
+/// [proc_pid_stat(5)](https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html) does, at twenty times the
+/// cost. What can't be read proves no exec.
 pub(crate) fn has_exec_ed(pid: Pid) -> bool {
     const PF_FORKNOEXEC: u64 = 0x40;
-    // The process group of a child that has exec'd can't be changed any more (setpgid(2), ERRORS, EACCES),
-    // which takes a fiftieth of what a look into /proc does. One that ends without an exec may have a
-    // group of its own to do so.
-    if setpgid(Some(pid), None) == Err(Errno::ACCESS) {
-        return true;
+    match setpgid(Some(pid), None) {
+        Err(Errno::ACCESS) => true,
+        Ok(()) => false,
+        Err(_) => stat_field(pid, 9).is_some_and(|flags| flags & PF_FORKNOEXEC == 0),
     }
-    // In a session of its own it has no say in that; the flag is in the ninth field of proc_pid_stat(5).
-    // What can't be read proves no exec.
-    stat_field(pid, 9).is_some_and(|flags| flags & PF_FORKNOEXEC == 0)
 }
 
 /// A number of `/proc/PID/stat`, by its place in

@@ -1,7 +1,7 @@
 //! The resident launcher: one process that makes any number of launches, each asked for by a message.
 //!
-//! It has one thread. While a launch is set up it does nothing else; from the exec on it waits for the
-//! workload's end beside everything else that it waits for.
+//! It has one thread, which makes a launch's child and goes on: the child's exec, and the workload's end,
+//! it waits for beside everything else that it waits for.
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
@@ -9,12 +9,13 @@ use portcullis_core::mechanism::{Fault, Stop};
 use portcullis_core::plan::LaunchPlan;
 use portcullis_core::state::{LauncherState, RefusalReason};
 use portcullis_core::transcript::TranscriptWriter;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::net::SocketType;
 use rustix::net::sockopt::socket_type;
 use rustix::process::{DumpableBehavior, dumpable_behavior, fchdir};
+use rustix::thread::capabilities;
 
 use crate::coordinator::{self, Outcome, Purpose, Way};
 use crate::flight::{Flight, Happened};
@@ -23,6 +24,10 @@ use crate::request::Received;
 use crate::{Arena, FAULTED, complain, process, sys, trace, wiring};
 
 const SOCKET: &str = "PORTCULLIS_RESIDENT_FD";
+
+/// How long a launch may be on its way until what has been done of it is told. Most are not as long, and tell
+/// all of it at once.
+const SILENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
 
 /// Serves until the supervisor is gone, and says with which status to exit.
 pub(crate) fn run(memory: Option<&Arena>) -> u8 {
@@ -61,8 +66,10 @@ struct Resident {
     socket: BorrowedFd<'static>,
     /// The working directory that this process was started in.
     home: OwnedFd,
-    /// How dumpable it was then.
-    dumpable: DumpableBehavior,
+    /// How dumpable it has to be for its child's maps to be its own to write; `None` where they are anyway.
+    dumpable: Option<DumpableBehavior>,
+    /// Whether a child may be on its way to the exec while another launch is made.
+    overlaps: bool,
     flights: Vec<Flight>,
 }
 
@@ -81,10 +88,14 @@ impl Resident {
         let dumpable =
             dumpable_behavior().map_err(|errno| format!("prctl(PR_GET_DUMPABLE): {errno}"))?;
         coordinator::out_of_reach().map_err(|stop| stop.to_string())?;
+        // A child shares this memory, so that its maps are whose this process's are.
+        let in_reach = open("/proc/self/uid_map", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+        let overlaps = in_reach.is_ok() || is_plain(dumpable);
+        let dumpable = if in_reach.is_ok() { None } else { Some(dumpable) };
         process::hold_signals().map_err(|error| format!("blocking signals: {error}"))?;
         // Whatever goes wrong from here on is told on the control channel that it is about.
         std::panic::set_hook(Box::new(|_| {}));
-        Ok(Self { socket, home, dumpable, flights: Vec::new() })
+        Ok(Self { socket, home, dumpable, overlaps, flights: Vec::new() })
     }
 
     fn serve(mut self) -> u8 {
@@ -99,6 +110,11 @@ impl Resident {
             if asked.contains(PollFlags::IN) && self.answer(asked).is_err() {
                 break;
             }
+            // A child that took on other credentials, or did not get its maps, may have left this memory
+            // dumpable. Who can be traced must not go on.
+            if coordinator::out_of_reach().is_err() {
+                break;
+            }
         }
         self.flights.iter().for_each(Flight::kill);
         self.flights.into_iter().for_each(Flight::conclude);
@@ -110,17 +126,19 @@ impl Resident {
         let mut polled = Vec::with_capacity(1 + 2 * self.flights.len());
         polled.push(PollFd::new(&self.socket, PollFlags::IN | PollFlags::RDHUP));
         for flight in &self.flights {
-            polled.extend(flight.workload());
+            polled.extend(flight.awaited());
             polled.extend(flight.channel());
         }
+        let silent = self.flights.iter().any(Flight::is_silent);
         // What fails for want of memory is tried again: nothing is lost by that.
-        poll(&mut polled, None).ok()?;
+        let nothing = poll(&mut polled, silent.then_some(&SILENCE)).ok()? == 0;
         let mut happened = polled.iter().map(PollFd::revents);
         let asked = happened.next()?;
         let each = self.flights.iter().map(|flight| {
-            let workload = flight.workload().and_then(|_| happened.next());
+            let awaited = flight.awaited().and_then(|_| happened.next());
             let channel = flight.channel().and_then(|_| happened.next());
-            Happened::of(workload, channel)
+            let happened = Happened::of(awaited, channel);
+            Happened { tell: happened.tell || nothing, ..happened }
         });
         Some((asked, each.collect()))
     }
@@ -148,20 +166,20 @@ impl Resident {
             let way = Way::Resident { request: &request, dumpable: self.dumpable };
             coordinator::launch(&mut transcript, Purpose::Launch, way)
         });
-        let restored = coordinator::out_of_reach();
         // A directory that is not left is left by the next launch.
         let _ = self.enter(None);
-        let flight = match (launched, restored) {
-            (Ok(Outcome::Launched(launched)), Ok(())) => {
-                coordinator::note_trace(&mut transcript);
-                Flight::of(transcript, launched)
+        let flight = match launched {
+            Ok(Outcome::Launching(launching)) => {
+                let alone =
+                    !self.overlaps || self.dumpable.is_some() && launching.resets_dumpable();
+                let mut flight = Flight::of(transcript, launching);
+                (!alone || flight.land()).then_some(flight)
             }
-            (Err(stop), _) => {
+            Ok(Outcome::Explained | Outcome::NeedsLauncher(_)) => Flight::none(transcript),
+            Err(stop) => {
                 coordinator::tell(&mut transcript, &stop);
                 Flight::none(transcript)
             }
-            // Who can be traced must not go on.
-            (Ok(_), _) => return Err(Errno::PERM),
         };
         self.flights.extend(flight);
         Ok(())
@@ -174,6 +192,17 @@ impl Resident {
             Stop::Faulted(Fault { what, note: None })
         })
     }
+}
+
+/// Whether this process is no more than its user, and was as dumpable as that at its start.
+///
+/// One that has to be dumpable while a child waits for its maps is so together with every other child that
+/// has yet to exec, for they share its memory. Where none of them can be more than this process's own user,
+/// that opens nothing that is not open with the process itself. Elsewhere a child may have taken on another
+/// user's credentials, and that user could trace it, and with it this process.
+fn is_plain(dumpable: DumpableBehavior) -> bool {
+    let powers = capabilities(None).map(|sets| sets.permitted);
+    dumpable == DumpableBehavior::Dumpable && powers.is_ok_and(|powers| powers.is_empty())
 }
 
 /// Sees to it that 0, 1 and 2 are open: a received fd at one of them would be in the way of a workload's

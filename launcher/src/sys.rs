@@ -179,6 +179,7 @@ pub(crate) fn send_signal(child: rustix::process::Pid, number: i32) {
 /// A child and the memory that it runs in, neither of which goes before the child is done with it.
 pub(crate) struct Spawned {
     pub(crate) pid: i32,
+    pub(crate) pidfd: Option<OwnedFd>,
     /// Boxed, for the child counts in it wherever this value is moved to.
     assembly: Box<Assembly>,
     stack: Box<[u8]>,
@@ -192,13 +193,16 @@ impl Spawned {
         options: CloneOptions,
     ) -> io::Result<Self> {
         let stack = vec![0; portcullis_child::STACK_LEN].into_boxed_slice();
-        let mut spawned = Self { pid: 0, assembly: Box::new(assembly), stack };
+        let mut spawned = Self { pid: 0, pidfd: None, assembly: Box::new(assembly), stack };
         let window = spawned.assembly.window(report_fd);
         // SAFETY: the program's ops are what their constructors vouch for, their addresses lie in the
         // assembly, and the assembly and the stack are this value's, used by nothing else: it is
         // dropped by `process::Child` alone, after the child has exec'd or ended.
         let result = unsafe { portcullis_child::spawn(window, options, &mut spawned.stack) };
-        spawned.pid = result.map_err(io::Error::from_raw_os_error)?;
+        let cloned = result.map_err(io::Error::from_raw_os_error)?;
+        spawned.pid = cloned.pid;
+        // SAFETY: the clone opened it, and this is its one owner.
+        spawned.pidfd = cloned.pidfd.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
         Ok(spawned)
     }
 

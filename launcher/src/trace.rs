@@ -41,6 +41,25 @@ pub(crate) fn notes() -> Vec<String> {
     ENDED.lock().map(|mut ended| std::mem::take(&mut *ended)).unwrap_or_default()
 }
 
+/// A stage between whose begin and end other launches' stages may come: it is noted by who holds it.
+pub(crate) struct Stopwatch(Option<(&'static str, Instant)>);
+
+impl Stopwatch {
+    /// Starts, where this launch is traced.
+    pub(crate) fn start(stage: &'static str) -> Self {
+        Self((ON.load(Ordering::Relaxed) != 0).then(|| (stage, Instant::now())))
+    }
+
+    /// The note of the stage, if it ends now.
+    pub(crate) fn note(&self) -> Option<String> {
+        self.0.map(|(stage, start)| note(stage, start))
+    }
+}
+
+fn note(stage: &str, start: Instant) -> String {
+    format!("trace stage={stage} us={}", start.elapsed().as_micros())
+}
+
 /// Times spans.
 struct Stages;
 
@@ -59,7 +78,7 @@ impl Subscriber for Stages {
         let place = usize::try_from(id.into_u64()).unwrap_or(0).wrapping_sub(1);
         let (Ok(spans), Ok(mut ended)) = (SPANS.lock(), ENDED.lock()) else { return };
         if let Some((name, start)) = spans.get(place) {
-            ended.push(format!("trace stage={name} us={}", start.elapsed().as_micros()));
+            ended.push(note(name, *start));
         }
     }
 

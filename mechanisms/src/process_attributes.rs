@@ -357,6 +357,8 @@ impl Mechanism for Set {
             launch.push(Op::set_io_priority((priority.class as u32) << 13 | priority.level));
         }
         if !wire.huge_pages {
+            // The kernel keeps it with the memory, which hands it on to all that is exec'd from there.
+            needs_own_launcher("huge_pages", launch)?;
             launch.push(Op::disable_huge_pages());
         }
         if !wire.randomize_addresses {
@@ -420,6 +422,18 @@ fn affinity(cpus: &BTreeSet<u32>) -> Result<Vec<u8>, Stop> {
 /// With limits of its own scheduled the child's are not this process's, and the child's call will tell.
 fn limit_allows(resource: Resource, least: u64, launch: &Lowering<'_>) -> bool {
     launch.schedules(rlimits::ID) || getrlimit(resource).current.is_none_or(|soft| soft >= least)
+}
+
+/// Refuses what would be every launch's of a launcher that makes more than one.
+fn needs_own_launcher(what: &str, launch: &Lowering<'_>) -> Result<(), Stop> {
+    if !launch.shares_launcher() {
+        return Ok(());
+    }
+    let detail = format!(
+        "{what} is set in the launcher itself, and a resident one makes other launches, which would have \
+         it too; a launcher of its own can make this one"
+    );
+    Err(Stop::refuse(RefusalReason::MissingPrimitive, detail))
 }
 
 fn missing<T>(what: impl fmt::Display, takes: impl fmt::Display) -> Result<T, Stop> {
@@ -490,6 +504,7 @@ fn personality() -> Result<u32, Stop> {
 /// (`__set_oom_adj` of the kernel's fs/proc/base.c).
 fn adjust_oom_score(adjustment: i32, launch: &mut Lowering<'_>) -> Result<(), Stop> {
     const FILE: &str = "/proc/self/oom_score_adj";
+    needs_own_launcher("oom_score_adj", launch)?;
     let fault = |what: &str, error: &io::Error| Stop::fault(format!("{what} {FILE}: {error}"));
     // Held open to the end: of a launcher that is not dumpable, as it soon is, the file is root's.
     let mut file = OpenOptions::new()

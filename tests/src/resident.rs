@@ -86,13 +86,26 @@ impl Resident {
     }
 
     /// Asks for a launch with this control channel.
-    pub fn ask_with(&self, mut host: Host, control: OwnedFd, theirs: OwnedFd) -> Asked {
+    pub fn ask_with(&self, host: Host, control: OwnedFd, theirs: OwnedFd) -> Asked {
+        let null = File::open("/dev/null").expect("/dev/null");
+        self.ask_all(host, &null.into(), control, theirs)
+    }
+
+    /// Asks for a launch whose workload has a standard input, which the launcher's `test.child.wait.v1`
+    /// waits for a byte of. Returns the other end of it too.
+    pub fn ask_piped(&self, host: Host) -> (Asked, File) {
+        let (control, theirs) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
+        let (stdin, end) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
+        (self.ask_all(host, &stdin, control, theirs), end.into())
+    }
+
+    fn ask_all(&self, mut host: Host, stdin: &OwnedFd, control: OwnedFd, theirs: OwnedFd) -> Asked {
         let (stdout, end) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
-        let null = File::options().read(true).write(true).open("/dev/null").expect("/dev/null");
+        let null = File::options().write(true).open("/dev/null").expect("/dev/null");
         let plan = host.plan_fd();
         let slots = host.fds.keys().copied().collect();
         let bytes = LaunchMessage { slots, ..LaunchMessage::default() }.encode();
-        let mut fds = vec![theirs.as_fd(), plan.as_fd(), null.as_fd(), end.as_fd(), null.as_fd()];
+        let mut fds = vec![theirs.as_fd(), plan.as_fd(), stdin.as_fd(), end.as_fd(), null.as_fd()];
         fds.extend(host.fds.values().map(AsFd::as_fd));
         self.send(&bytes, &fds).expect("a resident launcher that takes messages");
         drop(theirs);
@@ -124,7 +137,16 @@ impl Drop for Resident {
 impl Asked {
     /// Waits until the workload runs, and says which process it is.
     pub fn pid(&mut self) -> u32 {
-        while !self.text.contains("ExecSucceeded") {
+        self.pid_once("ExecSucceeded")
+    }
+
+    /// Waits until there is a child, and says which process it is.
+    pub fn child(&mut self) -> u32 {
+        self.pid_once("child_pid=")
+    }
+
+    fn pid_once(&mut self, told: &str) -> u32 {
+        while !self.text.contains(told) {
             let read = self.control.read_line(&mut self.text).expect("a transcript");
             assert!(read > 0, "{}", self.text);
         }

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_benches::launcher::{FRAMES, in_version_2, launch_frame};
@@ -73,7 +74,7 @@ fn candidate(fields: &[&str]) -> Result<Candidate, (String, String)> {
             if let Err(error) = launch() {
                 return Err((format!("{name} ({confinement})"), error.to_string()));
             }
-            let launch: Launch = Box::new(move || launch().expect("what worked once"));
+            let launch: Launch = Arc::new(move || launch().expect("what worked once"));
             (name, confinement, None, launch)
         }
         ["missing", name, why] => return Err(((*name).into(), (*why).into())),
@@ -90,15 +91,19 @@ fn candidate(fields: &[&str]) -> Result<Candidate, (String, String)> {
 
 /// The launch of a command line that works.
 fn ready(words: &str) -> Result<Launch, String> {
-    let mut command = command(words);
-    let tried = command.stderr(Stdio::piped()).output().map_err(|error| error.to_string())?;
+    let tried =
+        command(words).stderr(Stdio::piped()).output().map_err(|error| error.to_string())?;
     if !tried.status.success() {
         let said = String::from_utf8_lossy(&tried.stderr);
         let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
         return Err(format!("it ended with {}: {}", tried.status, last.trim()));
     }
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    Ok(Box::new(move || assert!(command.status().expect("what worked once").success())))
+    let words = words.to_owned();
+    Ok(Arc::new(move || {
+        let mut command = command(&words);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        assert!(command.status().expect("what worked once").success());
+    }))
 }
 
 fn command(words: &str) -> Command {
@@ -135,7 +140,7 @@ fn main() {
         described.push((name, confinement, own, words));
     }
     println!("{} candidates, {} rounds", launches.len(), effort.rounds);
-    let (medians, rounds) = medians(&mut launches, effort);
+    let (medians, rounds) = medians(&launches, effort);
     let mut found: Vec<_> = described.into_iter().zip(&medians[1..]).collect();
     found.sort_by(|one, other| one.1.total_cmp(other.1));
 

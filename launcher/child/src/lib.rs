@@ -26,6 +26,7 @@ mod arch;
 const EINTR: isize = -4;
 const SIGCHLD: u64 = 17;
 const CLONE_VM: u64 = 0x100;
+const CLONE_PIDFD: u64 = 0x1000;
 const CLONE_VFORK: u64 = 0x4000;
 /// Linux 5.5: the child starts with the default action for each signal that its parent handles.
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
@@ -280,10 +281,20 @@ pub struct CloneOptions {
     pub cgroup: Option<i32>,
     /// Whether the parent runs on while the child does. Otherwise it waits for the exec or the end.
     pub concurrent: bool,
+    /// Whether the parent gets a pidfd, which is close-on-exec.
+    pub pidfd: bool,
 }
 
-/// Makes a child that [runs](run) `window` on `stack`, in the memory of this process, and returns its
-/// pid.
+/// A child that was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cloned {
+    /// Its pid.
+    pub pid: i32,
+    /// The pidfd, where one was asked for: the caller's to close.
+    pub pidfd: Option<i32>,
+}
+
+/// Makes a child that [runs](run) `window` on `stack`, in the memory of this process.
 ///
 /// # Errors
 ///
@@ -300,7 +311,7 @@ pub unsafe fn spawn(
     window: Window<'_>,
     options: CloneOptions,
     stack: &mut [u8],
-) -> Result<i32, i32> {
+) -> Result<Cloned, i32> {
     let base = stack.as_mut_ptr() as u64;
     // The child's copy of the window lies above its frames, so that it outlives the parent's. Both
     // architectures want the top of a stack aligned to 16 bytes.
@@ -322,11 +333,19 @@ pub unsafe fn spawn(
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = cgroup as u64;
     }
+    let mut pidfd = -1;
+    if options.pidfd {
+        args.flags |= CLONE_PIDFD;
+        args.pidfd = &raw mut pidfd as u64;
+    }
     let window = place.cast_const().cast();
     // SAFETY: the arguments are a valid clone_args, the child's stack is its own, `enter` never
     // returns, and the caller answers for the rest.
     let result = unsafe { arch::clone3(&raw const args, size_of::<CloneArgs>(), enter, window) };
-    if result < 0 { Err(-(result as i32)) } else { Ok(result as i32) }
+    if result < 0 {
+        return Err(-(result as i32));
+    }
+    Ok(Cloned { pid: result as i32, pidfd: if options.pidfd { Some(pidfd) } else { None } })
 }
 
 /// The child's first instruction in Rust.

@@ -102,7 +102,7 @@ impl Arena {
             let start = (base.addr() + used).checked_next_multiple_of(align)? - base.addr();
             start.checked_add(size).filter(|end| *end <= ARENA_LEN)
         };
-        match self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
+        match self.used.fetch_update(Ordering::Acquire, Ordering::Relaxed, take) {
             // SAFETY: `take` gave an end within the block, so its start is within it too.
             Ok(used) => unsafe { base.add(take(used).unwrap_or(ARENA_LEN) - size) },
             Err(_) => null_mut(),
@@ -181,7 +181,8 @@ unsafe impl GlobalAlloc for Arena {
             let start = place.addr() - self.block.get().addr();
             let end = start + layout.size();
             self.reached.fetch_max(end, Ordering::Relaxed);
-            let _ = self.used.compare_exchange(end, start, Ordering::Relaxed, Ordering::Relaxed);
+            // Released: another thread may be handed what this one wrote to.
+            let _ = self.used.compare_exchange(end, start, Ordering::Release, Ordering::Relaxed);
         }
     }
 
@@ -201,7 +202,7 @@ unsafe impl GlobalAlloc for Arena {
             let start = place.addr() - self.block.get().addr();
             let (end, grown) = (start + layout.size(), start.saturating_add(size));
             let swap = |end, new| {
-                self.used.compare_exchange(end, new, Ordering::Relaxed, Ordering::Relaxed)
+                self.used.compare_exchange(end, new, Ordering::Acquire, Ordering::Relaxed)
             };
             let grows = grown <= ARENA_LEN && !self.recycles() && swap(end, grown).is_ok();
             if size <= layout.size() || grows {
@@ -308,9 +309,10 @@ mod tests {
     fn an_arena_hands_out_aligned_blocks_that_share_no_byte_and_overflows_to_the_system() {
         static ARENA: Arena = Arena::new();
         let mut blocks: Vec<(usize, usize)> = Vec::new();
+        let mut taken = Vec::new();
         for (size, align) in [(1, 1), (24, 8), (3, 1), (4096, 4096), (7, 2), (ARENA_LEN, 16)] {
             let layout = Layout::from_size_align(size, align).unwrap();
-            // SAFETY: the size is not zero, and the block is given back as it was taken.
+            // SAFETY: the size is not zero.
             let place = unsafe { ARENA.alloc_zeroed(layout) };
             assert_eq!(place.addr() % align, 0);
             assert_eq!(ARENA.holds(place), size < ARENA_LEN);
@@ -321,8 +323,35 @@ mod tests {
             let range = (place.addr(), place.addr() + size);
             assert!(blocks.iter().all(|other| range.1 <= other.0 || other.1 <= range.0));
             blocks.push(range);
+            taken.push((place, layout));
+        }
+        for (place, layout) in taken {
             // SAFETY: it was taken with this layout, and is used no more.
             unsafe { ARENA.dealloc(place, layout) };
+        }
+    }
+
+    #[test]
+    fn what_was_handed_out_last_is_taken_back_and_zero_where_zeros_are_asked_for() {
+        static ARENA: Arena = Arena::new();
+        let layout = Layout::from_size_align(64, 8).unwrap();
+        let longer = Layout::from_size_align(256, 8).unwrap();
+        // SAFETY: sizes are not zero, and each block is used and given back as it was taken.
+        unsafe {
+            let first = ARENA.alloc(layout);
+            let second = ARENA.alloc(layout);
+            for place in [first, second] {
+                place.write_bytes(7, 64);
+            }
+            ARENA.dealloc(first, layout);
+            let third = ARENA.alloc(layout);
+            assert!(third != first && third != second, "only the last is taken back");
+            third.write_bytes(7, 64);
+            ARENA.dealloc(third, layout);
+            ARENA.dealloc(second, layout);
+            let zeros = ARENA.alloc_zeroed(longer);
+            assert_eq!(zeros, second);
+            assert_eq!(std::slice::from_raw_parts(zeros, 256), [0; 256]);
         }
     }
 }

@@ -30,12 +30,14 @@ const END: Duration = Duration::from_secs(5);
 /// A launcher that lives on: it makes any number of launches, and has nothing to start for one but the
 /// program.
 ///
-/// Threads may share it. Each launch is as it would be alone, and many may run at once; while one is set
-/// up the others wait. When this is dropped, or this process ends, the programs that run are killed.
+/// Threads may share it. Each launch is as it would be alone, many may run at once, and one that takes long
+/// to reach its exec holds up no other. When this is dropped, or this process ends, the programs that run
+/// are killed, and those that are on their way.
 ///
 /// A program inherits from the resident launcher what it otherwise would from this process as it is at
 /// the launch: limits, umask, nice value, session. Only the working directory is this process's own, as it
-/// is then.
+/// is then. What a policy sets in the launcher itself (`oom_score_adj` and `huge_pages` of
+/// `linux.process.attributes.v1`) is refused.
 ///
 /// ```
 /// use portcullis::{Command, Resident};

@@ -8,6 +8,7 @@ use portcullis_core::mechanism::{
     Attendee, Declaration, Demonstration, Fault, Host, Mechanism, OpenError, Opening, Phase,
     Repeat, Stop, Support,
 };
+use portcullis_core::program::Op;
 use portcullis_core::{Lowering, Params};
 use portcullis_mechanisms as _;
 
@@ -82,6 +83,17 @@ mechanism!(
         let file = std::env::var_os("TEST_LAUNCHER_END").unwrap_or_default();
         launch.needs_child("it leaves a mark at the end");
         launch.at_end(move || std::fs::write(&file, "ended").map_err(|error| error.to_string()));
+        Ok(())
+    },
+    |_| Ok(())
+);
+
+mechanism!(
+    Wait,
+    "test.child.wait.v1",
+    |launch: &mut Lowering<'_>| {
+        // Until its standard input has a byte.
+        launch.push(Op::read_exactly(0, 1));
         Ok(())
     },
     |_| Ok(())
