@@ -17,8 +17,7 @@ LAUNCHER=$launcher ADDRESSES=$folder/addresses UPDATE=1 \
 # Of a name that ends in a hash, or has one of a crate in it, any will do: each compiler has others.
 nm --defined-only "$launcher" | sed -n 's/^\(.*\) [tTwW] /x\1 /p' | sort >"$folder/symbols"
 functions() {
-  sed 's/^/0000000000000000/; s/^.*\(.\{16\}\)$/x\1/' "$folder/addresses" |
-    awk '{ print NR, $1 }' | sort -k2,2 -s |
+  awk '{ print NR, "x" $1 }' "$folder/addresses" | sort -k2,2 -s |
     awk -v symbols="$folder/symbols" '
       # Where several names have one address, the section may have any of them.
       BEGIN {

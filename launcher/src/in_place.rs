@@ -45,19 +45,20 @@ pub(crate) fn decide(
     lowering: &Lowering<'_>,
 ) -> Result<Verdict, Stop> {
     let why_not = match lowering.bound_to_child() {
-        _ if matches!(way, Way::Child | Way::Resident { .. }) => return Ok(Verdict::Child),
         // A host of version 1 waits for states that come after the exec.
-        _ if plan.version() < 2 => "the plan is of version 1".into(),
-        Some((owner, why)) => format!("{}: {why}", schedule.id_of(owner)),
-        None => return Ok(Verdict::InPlace),
+        _ if plan.version() < 2 => Some("the plan is of version 1".into()),
+        bound => bound.map(|(owner, why)| format!("{}: {why}", schedule.id_of(owner))),
     };
-    match way {
-        Way::Here(_) => Ok(Verdict::NeedsLauncher(why_not)),
-        Way::InPlace => {
+    match (way, why_not) {
+        (Way::Child | Way::Resident { .. }, _) | (Way::InPlaceIfPossible, Some(_)) => {
+            Ok(Verdict::Child)
+        }
+        (Way::InPlace | Way::InPlaceIfPossible | Way::Here(_), None) => Ok(Verdict::InPlace),
+        (Way::Here(_), Some(why_not)) => Ok(Verdict::NeedsLauncher(why_not)),
+        (Way::InPlace, Some(why_not)) => {
             let detail = format!("a launch in place is asked for, and {why_not}");
             Err(Stop::refuse(RefusalReason::MissingPrimitive, detail))
         }
-        Way::InPlaceIfPossible | Way::Child | Way::Resident { .. } => Ok(Verdict::Child),
     }
 }
 

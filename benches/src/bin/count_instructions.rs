@@ -6,7 +6,7 @@
 //!
 //! Arguments: two FIFOs. A process that writes its pid to the first and waits for the second is traced
 //! from then on; its next exec is the launcher's. Prints the number, and then the address of each
-//! instruction, in the order in which they were first executed.
+//! instruction, as nm(1) writes them, in the order in which they were first executed.
 //!
 //! [ptrace(2)]: https://man7.org/linux/man-pages/man2/ptrace.2.html
 
@@ -100,7 +100,7 @@ fn main() -> ExitCode {
         Ok(Counted { instructions, addresses, .. }) => {
             let mut text = format!("{instructions}\n");
             for address in addresses {
-                let _ = writeln!(text, "{address:x}");
+                let _ = writeln!(text, "{address:016x}");
             }
             print!("{text}");
         }

@@ -213,17 +213,14 @@ impl<'a> Reader<'a> {
         Ok(false)
     }
 
-    /// Goes past the next item where it is this text, which is shorter than 24 bytes, and so has a head of
-    /// one byte.
+    /// Goes past the next item where it is this text: whose bytes it has is UTF-8 without a look.
     fn skip_text(&mut self, text: &str) -> bool {
-        let rest = self.bytes.get(self.at..).unwrap_or_default();
-        let is_next = text.len() < 24
-            && rest.split_first().is_some_and(|(head, rest)| {
-                usize::from(*head) == usize::from(TEXT << 5) + text.len()
-                    && rest.starts_with(text.as_bytes())
-            });
-        if is_next {
-            self.at += 1 + text.len();
+        let start = self.at;
+        let length = text.len() as u64;
+        let is_next = self.head() == Ok((TEXT, length))
+            && self.take(length).is_ok_and(|found| found == text.as_bytes());
+        if !is_next {
+            self.at = start;
         }
         is_next
     }
@@ -355,6 +352,20 @@ mod tests {
         let map: &[u8] = &[0xa2, 1, 0x83, 0x41, 0xff, 0xf5, 0x20, 0x61, b'a', 0xa0];
         for bytes in [&[0x17][..], &[0x18, 24], &[0x19, 1, 0], &[0xf4], &[0xf6], &[0x60], map] {
             assert_eq!(check(bytes), Ok(()), "{bytes:x?}");
+        }
+    }
+
+    #[test]
+    fn a_field_is_found_by_a_name_of_any_length() {
+        for length in [1, 23, 24, 255, 256] {
+            let name = "n".repeat(length);
+            let bytes =
+                crate::params::encode(&Value::Map(vec![(name.clone().into(), true.into())]));
+            let mut reader = Reader::new(&bytes);
+            let mut fields = reader.fields().unwrap();
+            assert_eq!(reader.has_field(&mut fields, &name[1..]), Ok(false), "{length}");
+            assert_eq!(reader.has_field(&mut fields, &name), Ok(true), "{length}");
+            assert_eq!((reader.boolean(), reader.end()), (Ok(true), Ok(())));
         }
     }
 

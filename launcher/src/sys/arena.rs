@@ -70,8 +70,13 @@ impl Arena {
         self.recycled.store(self.used.load(Ordering::Relaxed).max(1), Ordering::Relaxed);
     }
 
+    /// How far into the block a place is; `ARENA_LEN` or more where it is outside.
+    fn offset(&self, place: *mut u8) -> usize {
+        place.addr().wrapping_sub(self.block.get().addr())
+    }
+
     fn holds(&self, place: *mut u8) -> bool {
-        place.addr().wrapping_sub(self.block.get().addr()) < ARENA_LEN
+        self.offset(place) < ARENA_LEN
     }
 
     fn recycles(&self) -> bool {
@@ -81,7 +86,7 @@ impl Arena {
     /// Whether a block, which the arena holds, is to be handed out again when it is taken back.
     fn takes_back(&self, place: *mut u8) -> bool {
         let from = self.recycled.load(Ordering::Relaxed);
-        from != 0 && place.addr() - self.block.get().addr() >= from
+        from != 0 && self.offset(place) >= from
     }
 
     /// Uses the list of free blocks of a class, alone.
@@ -153,8 +158,10 @@ unsafe impl GlobalAlloc for Arena {
             layout.size()
         } else {
             // Beyond what was taken back the block is as zero as it began: its pages are not touched here.
-            let start = place.addr() - self.block.get().addr();
-            self.reached.load(Ordering::Relaxed).saturating_sub(start).min(layout.size())
+            self.reached
+                .load(Ordering::Relaxed)
+                .saturating_sub(self.offset(place))
+                .min(layout.size())
         };
         // SAFETY: no more bytes than were given.
         unsafe { place.write_bytes(0, written) };
@@ -178,7 +185,7 @@ unsafe impl GlobalAlloc for Arena {
             });
         } else if !self.recycles() {
             // What was handed out last is handed out again: less of the block is touched.
-            let start = place.addr() - self.block.get().addr();
+            let start = self.offset(place);
             let end = start + layout.size();
             self.reached.fetch_max(end, Ordering::Relaxed);
             // Released: another thread may be handed what this one wrote to.
@@ -199,7 +206,7 @@ unsafe impl GlobalAlloc for Arena {
             }
         } else {
             // What was handed out last grows where it is, as a vector that is being filled does.
-            let start = place.addr() - self.block.get().addr();
+            let start = self.offset(place);
             let (end, grown) = (start + layout.size(), start.saturating_add(size));
             let swap = |end, new| {
                 self.used.compare_exchange(end, new, Ordering::Acquire, Ordering::Relaxed)
