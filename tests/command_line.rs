@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
-use portcullis_tests::{Need, Signal, portcullis, read_proc, run, send, tests, write_program};
+use portcullis_tests::{
+    Need, Signal, portcullis, read_proc, run, send, shell_of, tests, write_program,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -302,21 +304,12 @@ fn waiting(options: &[&str], script: &str) -> Child {
     child
 }
 
-/// The pid of its shell: portcullis itself, or a child of it.
-fn workload(child: &Child) -> u32 {
-    let pid = child.id();
-    if read_proc(pid, "cmdline").starts_with("sh\0") {
-        return pid;
-    }
-    read_proc(pid, &format!("task/{pid}/children")).trim().parse().unwrap()
-}
-
 fn portcullis_becomes_the_program_unless_it_has_something_to_do_afterwards() {
     let becomes = |options: &[&str]| {
         let mut child = waiting(options, ":");
-        let became = workload(&child) == child.id();
+        let became = shell_of(child.id()) == child.id();
         // The shell that it may have left behind is not waited for by anybody else.
-        send(workload(&child), Signal::TERM);
+        send(shell_of(child.id()), Signal::TERM);
         assert_eq!(child.wait().unwrap().code().or(Some(143)), Some(143), "{options:?}");
         became
     };
@@ -439,7 +432,7 @@ fn a_stop_and_a_continuation_reach_the_workload() {
     };
     for way in WAYS {
         let mut child = waiting(way, "trap 'exit 40' TERM");
-        let workload = workload(&child);
+        let workload = shell_of(child.id());
         send(child.id(), Signal::TSTP);
         comes_to(workload, 'T');
         comes_to(child.id(), 'T');
@@ -457,7 +450,7 @@ fn a_stop_and_a_continuation_reach_the_workload() {
 fn the_workload_dies_with_portcullis() {
     for way in WAYS {
         let mut child = waiting(way, ":");
-        let workload = workload(&child);
+        let workload = shell_of(child.id());
         child.kill().unwrap();
         child.wait().unwrap();
         let deadline = Instant::now() + Duration::from_secs(10);

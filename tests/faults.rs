@@ -6,12 +6,10 @@ use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
-use portcullis_core::descriptor::DescriptorRole;
 use portcullis_core::state::LauncherState;
 use portcullis_core::transcript::Transcript;
 use portcullis_mechanisms as _;
 use portcullis_tests::{Host, Need, Outcome, run, tests};
-use serde_json::json;
 use tempfile::TempDir;
 
 const ERRORS: &[&str] = &["EINTR", "EIO", "ENOMEM", "EMFILE", "ENOSPC", "EPERM"];
@@ -27,19 +25,8 @@ fn launch(inject: Option<String>) -> (Outcome, bool, String) {
     let mut host = Host::default();
     let outside = TempDir::new().unwrap();
     let escape = outside.path().join("escaped");
-    let mark = host.folder().join("ran");
-    let script = format!(": > {}; : > {}", mark.display(), escape.display());
-    host.body.target.argv[2] = script.into();
-    for (slot, root) in [(20, "/usr"), (21, "/bin"), (22, "/lib"), (23, "/lib64"), (24, "/etc")] {
-        host.slot(slot, DescriptorRole::ReadRoot, root);
-    }
-    let folder = host.folder().to_owned();
-    host.slot(16, DescriptorRole::WriteRoot, folder);
-    let read = |slot: u32| json!({"slot": slot, "access": ["read", "exec"]});
-    let write = json!({"slot": 16, "access": ["read", "write"]});
-    let rules = json!([read(20), read(21), read(22), read(23), read(24), write]);
-    host.schedule("linux.landlock.apply.v1", &json!({"abi": 3, "rules": rules}));
-    host.schedule("linux.seccomp.apply.v1", &json!({"deny": ["ptrace"]}));
+    host.script(&format!(": > {}", escape.display()));
+    host.files_and_calls();
     host.schedule("linux.userns.enter.v1", &());
     let log = outside.path().join("strace");
     host.strace = Some(log.clone());

@@ -6,12 +6,14 @@ use std::process::ExitCode;
 
 use portcullis_core::Params;
 use portcullis_core::descriptor::DescriptorRole;
-use portcullis_core::plan::{LoweringEntry, Standing};
 use portcullis_core::state::LauncherState;
 use portcullis_mechanisms as _;
 use portcullis_tests::{Host, Need, Outcome, VERSION_1_FRAMES, run, tests, write_program};
 use serde_json::json;
 use tempfile::TempDir;
+
+/// One with mechanisms of its own.
+const TEST_LAUNCHER: &str = env!("CARGO_BIN_EXE_test-launcher");
 
 fn launch(argument: &str, make: impl FnOnce(&mut Host)) -> Outcome {
     let mut host = Host::default();
@@ -65,29 +67,13 @@ fn the_workload_has_the_launchers_pid_and_is_confined_as_a_child_is() {
     }
 }
 
-/// An entry of the test launcher's own.
-fn foreign(id: &str) -> LoweringEntry {
-    let launcher = env!("CARGO_BIN_EXE_test-launcher");
-    let known = portcullis::mechanisms(Some(launcher.as_ref())).unwrap();
-    let found = known.into_iter().find(|it| it.id == id).unwrap();
-    LoweringEntry {
-        id: found.id,
-        version: found.version,
-        phase_code: found.phase_code,
-        params: Params::default(),
-        param_digest: Params::default().digest(),
-        decl_digest: Some(found.decl_digest.parse().unwrap()),
-        standing: Standing::Scheduled,
-    }
-}
-
 fn what_needs_a_launcher_afterwards_is_refused_by_name_or_made_as_a_child() {
     let folder = TempDir::new().unwrap();
     let ended = folder.path().join("ended");
     let with = |argument: &str| {
         launch(argument, |host| {
-            host.launcher = env!("CARGO_BIN_EXE_test-launcher").into();
-            host.body.lowering.push(foreign("test.end.mark.v1"));
+            host.launcher = TEST_LAUNCHER.into();
+            host.foreign(TEST_LAUNCHER, "test.end.mark.v1");
             host.variables.insert("TEST_LAUNCHER_END", Some(ended.to_str().unwrap().into()));
         })
     };

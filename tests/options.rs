@@ -6,7 +6,8 @@ use std::net::TcpListener;
 use std::process::{Child, Command, ExitCode, Output, Stdio};
 
 use portcullis_tests::{
-    Need, Signal, cgroup2, launcher, portcullis, read_proc, run, send, tests, write_program,
+    Need, Signal, cgroup2, launcher, portcullis, read_proc, run, send, shell_of, tests,
+    write_program,
 };
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::Value;
@@ -57,11 +58,7 @@ impl Waiting {
 
     /// The pid of the workload: portcullis itself, a child of it, or a child of a launcher that is one.
     fn workload(&self) -> u32 {
-        let mut pid = self.0.id();
-        while !read_proc(pid, "cmdline").starts_with("sh\0") {
-            pid = read_proc(pid, &format!("task/{pid}/children")).trim().parse().unwrap();
-        }
-        pid
+        shell_of(self.0.id())
     }
 
     fn status(&self, name: &str) -> String {

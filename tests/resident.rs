@@ -10,20 +10,21 @@ use std::path::Path;
 use std::process::{Command as Unconfined, ExitCode, Stdio as UnconfinedStdio};
 use std::time::{Duration, Instant};
 
-use portcullis::{Child, Command, Error, Resident, Stdio, Way};
-use portcullis_core::Params;
+use portcullis::{Child, Command, Error, Params, Resident, Stdio, Way};
 use portcullis_core::descriptor::{DescriptorKind, DescriptorRole};
 use portcullis_core::message::{LaunchMessage, MAX_FDS, MAX_LEN};
-use portcullis_core::plan::{LoweringEntry, Standing};
 use portcullis_mechanisms as _;
 use portcullis_tests::{
-    Asked, Host, Need, Outcome, Resident as Raw, Signal, VERSION_1_FRAMES, read_proc, run, send,
-    tests,
+    Asked, Host, Need, Outcome, Resident as Raw, Signal, VERSION_1_FRAMES, children, read_proc,
+    run, send, tests,
 };
 use rustix::fs::OFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde_json::json;
 use tempfile::TempDir;
+
+/// One with mechanisms of its own.
+const TEST_LAUNCHER: &str = env!("CARGO_BIN_EXE_test-launcher");
 
 fn shell(script: &str) -> Command {
     let mut command = Command::new("/bin/sh");
@@ -235,10 +236,10 @@ fn a_launcher_that_is_not_given_its_socket_says_so() {
 }
 
 /// What the resident launcher holds: fds, children, and KiB of memory.
-fn holdings(resident: &Resident) -> (usize, String, usize) {
+fn holdings(resident: &Resident) -> (usize, Vec<u32>, usize) {
     let pid = resident.id();
     let fds = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
-    let children = read_proc(pid, &format!("task/{pid}/children"));
+    let children = children(pid);
     let status = read_proc(pid, "status");
     let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     (fds, children, rss.trim().trim_end_matches(" kB").parse().unwrap())
@@ -267,11 +268,11 @@ fn a_thousand_launches_leave_nothing_behind() {
     };
     round();
     let (fds, children, before) = holdings(&resident);
-    assert_eq!(children.trim(), "");
+    assert!(children.is_empty(), "{children:?}");
     (0..4).for_each(|_| round());
     assert!(becomes(|| holdings(&resident).0 == fds), "{:?}", holdings(&resident));
     let (_, children, after) = holdings(&resident);
-    assert_eq!(children.trim(), "");
+    assert!(children.is_empty(), "{children:?}");
     assert!(after <= before + 128, "{before} KiB, then {after} KiB");
 }
 
@@ -419,26 +420,31 @@ fn many_are_in_flight() {
             });
         }
     });
-    assert_eq!(holdings(&resident).1.trim(), "");
+    assert_eq!(holdings(&resident).1, [0; 0]);
 }
 
 fn the_death_of_the_supervisor_ends_all_of_it() {
+    a_supervisors_death_ends("1", 4);
+}
+
+const HELPER: &str = "PORTCULLIS_TEST_SUPERVISOR";
+
+/// Starts a supervisor of this kind, which tells of as many processes, and kills it: they end as well.
+fn a_supervisors_death_ends(kind: &str, processes: usize) {
     let mut helper = Unconfined::new(env::current_exe().unwrap())
-        .env(HELPER, "1")
+        .env(HELPER, kind)
         .stdout(UnconfinedStdio::piped())
         .spawn()
         .unwrap();
     let mut line = String::new();
     BufReader::new(helper.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let pids: Vec<u32> = line.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
-    assert_eq!(pids.len(), 4);
+    assert_eq!(pids.len(), processes);
     assert!(pids.iter().all(|pid| !is_gone(*pid)));
     helper.kill().unwrap();
     helper.wait().unwrap();
     assert!(becomes(|| pids.iter().all(|pid| is_gone(*pid))));
 }
-
-const HELPER: &str = "PORTCULLIS_TEST_SUPERVISOR";
 
 /// A supervisor that says which processes it has, and waits to be killed.
 fn supervise() -> ! {
@@ -548,42 +554,26 @@ fn it_is_out_of_reach_of_its_own_user() {
     assert_eq!(owner(), 0);
 }
 
-/// An entry of the test launcher's own.
-fn foreign(id: &str) -> LoweringEntry {
-    let launcher = env!("CARGO_BIN_EXE_test-launcher");
-    let known = portcullis::mechanisms(Some(launcher.as_ref())).unwrap();
-    let found = known.into_iter().find(|it| it.id == id).unwrap();
-    LoweringEntry {
-        id: found.id,
-        version: found.version,
-        phase_code: found.phase_code,
-        params: Params::default(),
-        param_digest: Params::default().digest(),
-        decl_digest: Some(found.decl_digest.parse().unwrap()),
-        standing: Standing::Scheduled,
-    }
-}
-
 fn somebody_elses_launcher_is_resident_too_and_tears_down_at_each_end() {
     let folder = TempDir::new().unwrap();
     let ended = folder.path().join("ended");
-    let mut command = Unconfined::new(env!("CARGO_BIN_EXE_test-launcher"));
+    let mut command = Unconfined::new(TEST_LAUNCHER);
     command.env("TEST_LAUNCHER_END", &ended);
     let resident = Raw::of(command, None);
     let mut host = Host::default();
-    host.body.lowering.push(foreign("test.end.mark.v1"));
+    host.foreign(TEST_LAUNCHER, "test.end.mark.v1");
     let outcome = resident.run(host);
     outcome.succeeded();
     assert_eq!(outcome.transcript().value("teardown"), Some("test.end.mark.v1"));
     fs::remove_file(&ended).unwrap();
     let mut host = Host::default();
-    host.body.lowering.push(foreign("test.attend.fail.v1"));
+    host.foreign(TEST_LAUNCHER, "test.attend.fail.v1");
     resident.run(host).faulted("attending failed");
     resident.run(Host::default()).succeeded();
     // What runs when the supervisor goes is ended as well.
     let mut host = Host::default();
     host.script("exec sleep 60");
-    host.body.lowering.push(foreign("test.end.mark.v1"));
+    host.foreign(TEST_LAUNCHER, "test.end.mark.v1");
     let mut asked = resident.ask(host);
     asked.pid();
     assert_eq!(resident.end(), Some(0));
@@ -594,12 +584,12 @@ fn somebody_elses_launcher_is_resident_too_and_tears_down_at_each_end() {
 
 /// A launcher whose launches can be [held](held).
 fn holder() -> Raw {
-    Raw::of(Unconfined::new(env!("CARGO_BIN_EXE_test-launcher")), None)
+    Raw::of(Unconfined::new(TEST_LAUNCHER), None)
 }
 
 /// Asks for a launch whose child waits on its way to the exec, for a byte, and says which process that is.
 fn held(resident: &Raw, mut host: Host) -> (Asked, File, u32) {
-    host.body.lowering.push(foreign("test.child.wait.v1"));
+    host.foreign(TEST_LAUNCHER, "test.child.wait.v1");
     let (mut asked, release) = resident.ask_piped(host);
     let child = asked.child();
     (asked, release, child)
@@ -655,11 +645,11 @@ fn what_is_on_its_way_holds_up_nobody_and_has_nothing_of_another() {
     host.fds.clear();
     resident.run(host).faulted("no fd came for it");
     let mut host = Host::default();
-    host.body.lowering.push(foreign("test.attend.fail.v1"));
+    host.foreign(TEST_LAUNCHER, "test.attend.fail.v1");
     resident.run(host).faulted("attending failed");
-    let children = read_proc(resident.id(), &format!("task/{}/children", resident.id()));
+    let children = children(resident.id());
     for (_, _, child) in &waiting {
-        assert!(children.split(' ').any(|pid| pid == child.to_string()), "{children}");
+        assert!(children.contains(child), "{children:?}");
         // Of fds it has its launch's alone: who waits for the end of another's must not wait for it.
         let Ok(fds) = fs::read_dir(format!("/proc/{child}/fd")) else { continue };
         let fds = fds.filter_map(|fd| fs::read_link(fd.unwrap().path()).ok());
@@ -678,12 +668,12 @@ fn what_is_on_its_way_holds_up_nobody_and_has_nothing_of_another() {
 fn a_launch_that_is_dropped_on_its_way_is_killed_and_torn_down() {
     let folder = TempDir::new().unwrap();
     let ended = folder.path().join("ended");
-    let mut command = Unconfined::new(env!("CARGO_BIN_EXE_test-launcher"));
+    let mut command = Unconfined::new(TEST_LAUNCHER);
     command.env("TEST_LAUNCHER_END", &ended);
     let resident = Raw::of(command, None);
     let other = held(&resident, Host::default());
     let mut host = Host::default();
-    host.body.lowering.push(foreign("test.end.mark.v1"));
+    host.foreign(TEST_LAUNCHER, "test.end.mark.v1");
     let (asked, _release, child) = held(&resident, host);
     drop(asked);
     assert!(becomes(|| is_gone(child) && ended.exists()));
@@ -707,18 +697,7 @@ fn the_end_of_either_ends_what_is_on_its_way() {
     assert!(becomes(|| is_gone(child)));
     assert!(!asked.end().ran);
 
-    let mut helper = Unconfined::new(env::current_exe().unwrap())
-        .env(HELPER, "holds")
-        .stdout(UnconfinedStdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(helper.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let pids: Vec<u32> = line.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
-    assert!(pids.len() == 3 && pids.iter().all(|pid| !is_gone(*pid)));
-    helper.kill().unwrap();
-    helper.wait().unwrap();
-    assert!(becomes(|| pids.iter().all(|pid| is_gone(*pid))));
+    a_supervisors_death_ends("holds", 3);
 }
 
 /// A supervisor of launches that are on their way.
@@ -756,11 +735,7 @@ fn an_exec_that_waits_for_a_lease_holds_up_nobody() {
     let leased = Command::new(&program).arg("leased").template().unwrap();
     std::thread::scope(|scope| {
         let waits = scope.spawn(|| resident.output(&leased).unwrap());
-        let child = || {
-            let children = read_proc(resident.id(), &format!("task/{}/children", resident.id()));
-            children.split_whitespace().next().map(|pid| pid.parse::<u32>().unwrap())
-        };
-        assert!(becomes(|| child().is_some()));
+        assert!(becomes(|| !children(resident.id()).is_empty()));
         for _ in 0..20 {
             assert_eq!(output(&resident, &shell("echo meanwhile")), "meanwhile\n");
         }
@@ -847,19 +822,17 @@ fn what_would_be_every_launchs_is_refused() {
 
 fn a_child_that_others_must_not_be_beside_holds_them_up() {
     let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
-    let launcher = env!("CARGO_BIN_EXE_test-launcher");
     // With some powers and not with the one to write maps, it must be dumpable for that, and a child may
     // have taken on another user's credentials.
     let mut powers = Unconfined::new("setpriv");
-    powers.args(nobody).args(["--inh-caps=+net_raw", "--ambient-caps=+net_raw"]).arg(launcher);
+    powers.args(nobody).args(["--inh-caps=+net_raw", "--ambient-caps=+net_raw"]).arg(TEST_LAUNCHER);
     // Without any, it is so together with its children, and one of them makes all of them not.
     let mut none = Unconfined::new("setpriv");
-    none.args(nobody).arg(launcher);
+    none.args(nobody).arg(TEST_LAUNCHER);
     let same = json!({"uid": 65534, "gid": 65534, "groups": []});
     for (mut command, credentials) in [(powers, None), (none, Some(same))] {
         command.current_dir("/");
         let resident = Raw::of(command, None);
-        let children = || read_proc(resident.id(), &format!("task/{}/children", resident.id()));
         let open = || {
             let host = Host::default();
             let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
@@ -870,13 +843,13 @@ fn a_child_that_others_must_not_be_beside_holds_them_up() {
         if let Some(credentials) = credentials {
             host.schedule("linux.credentials.set.v1", &credentials);
         }
-        host.body.lowering.push(foreign("test.child.wait.v1"));
+        host.foreign(TEST_LAUNCHER, "test.child.wait.v1");
         let (first, mut release) = resident.ask_piped(host);
         let mut second = open();
         second.schedule("linux.userns.enter.v1", &());
         let second = resident.ask(second);
-        assert!(becomes(|| !children().is_empty()));
-        assert_eq!(children().split_whitespace().count(), 1);
+        assert!(becomes(|| !children(resident.id()).is_empty()));
+        assert_eq!(children(resident.id()).len(), 1);
         release.write_all(b"!").unwrap();
         first.end().succeeded();
         second.end().succeeded();

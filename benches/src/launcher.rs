@@ -47,14 +47,6 @@ pub fn peak(stage: &Stage) -> Result<u64, Error> {
     Ok(field.expect("a launcher that waits has a VmHWM"))
 }
 
-/// What a host of bvisor 0.10 wrote: scrub and exec; with Landlock; with seccomp; with namespaces.
-pub const FRAMES: [&[u8]; 4] = [
-    include_bytes!("../../core/tests/fixtures/bvisor-v1/plan0.bin"),
-    include_bytes!("../../core/tests/fixtures/bvisor-v1/plan1.bin"),
-    include_bytes!("../../core/tests/fixtures/bvisor-v1/plan2.bin"),
-    include_bytes!("../../core/tests/fixtures/bvisor-v1/plan3.bin"),
-];
-
 /// What a frame of version 1 says, in version 2.
 ///
 /// # Panics
@@ -73,7 +65,7 @@ pub fn in_version_2(frame: &[u8]) -> Vec<u8> {
     LaunchPlan::encode(&body).expect("a plan")
 }
 
-/// A launch of `/bin/true` by one of [`FRAMES`] or what it is [in version 2](in_version_2): opens the roots,
+/// A launch of `/bin/true` by one of [`VERSION_1_FRAMES`](portcullis_tests::VERSION_1_FRAMES) or what it is [in version 2](in_version_2): opens the roots,
 /// makes the channels and the sealed plan, starts the launcher, reads the transcript to its end, and waits.
 /// The executable is at 10, a root to write to at 16, roots to read at 20 to 24, the channels above.
 ///

@@ -17,7 +17,9 @@ use command_fds::{CommandFdExt, FdMapping};
 use portcullis_core::descriptor::{
     DescriptorKind, DescriptorRole, DescriptorShape, DescriptorSlot,
 };
-use portcullis_core::plan::{LaunchBody, LaunchPlan, LoweringEntry, Target, lowering_digest};
+use portcullis_core::plan::{
+    LaunchBody, LaunchPlan, LoweringEntry, Standing, Target, lowering_digest,
+};
 use portcullis_core::registry::Registry;
 use portcullis_core::state::LauncherState;
 use portcullis_core::transcript::Transcript;
@@ -73,6 +75,20 @@ pub fn launcher() -> &'static Path {
 /// A file of `/proc/PID`, as another process sees it.
 pub fn read_proc(pid: u32, file: &str) -> String {
     fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default()
+}
+
+/// The children of a process, in the order in which it made them.
+pub fn children(pid: u32) -> Vec<u32> {
+    let children = read_proc(pid, &format!("task/{pid}/children"));
+    children.split_whitespace().map(|pid| pid.parse().expect("a pid")).collect()
+}
+
+/// The `sh` that a process is, or that its first child is, and so on.
+pub fn shell_of(mut pid: u32) -> u32 {
+    while !read_proc(pid, "cmdline").starts_with("sh\0") {
+        pid = *children(pid).first().expect("a child");
+    }
+    pid
 }
 
 /// The pid of a number.
@@ -259,8 +275,30 @@ impl Host {
         self.body.target.argv[2] = format!(": > {}; {more}", mark.display()).into();
     }
 
-    /// Schedules Landlock with six roots, a filter, and a user and a network namespace.
+    /// Schedules a mechanism, without parameters, that this launcher has and these tests don't.
+    pub fn foreign(&mut self, launcher: impl AsRef<Path>, id: &str) {
+        let known = portcullis::mechanisms(Some(launcher.as_ref())).expect("its mechanisms");
+        let found = known.into_iter().find(|it| it.id == id).expect("the mechanism");
+        self.body.lowering.push(LoweringEntry {
+            id: found.id,
+            version: found.version,
+            phase_code: found.phase_code,
+            params: Params::default(),
+            param_digest: Params::default().digest(),
+            decl_digest: Some(found.decl_digest.parse().expect("a digest")),
+            standing: Standing::Scheduled,
+        });
+    }
+
+    /// Schedules what [`files_and_calls`](Self::files_and_calls) does, and a user and a network namespace.
     pub fn everything(&mut self) {
+        self.files_and_calls();
+        self.schedule("linux.userns.enter.v1", &());
+        self.schedule("linux.netns.enter.v1", &());
+    }
+
+    /// Schedules Landlock with six roots, and a filter.
+    pub fn files_and_calls(&mut self) {
         for (slot, root) in
             [(20, "/usr"), (21, "/bin"), (22, "/lib"), (23, "/lib64"), (24, "/proc")]
         {
@@ -273,8 +311,6 @@ impl Host {
         let rules = json!([read(20), read(21), read(22), read(23), read(24), write]);
         self.schedule("linux.landlock.apply.v1", &json!({"abi": 3, "rules": rules}));
         self.schedule("linux.seccomp.apply.v1", &json!({"deny": ["ptrace"]}));
-        self.schedule("linux.userns.enter.v1", &());
-        self.schedule("linux.netns.enter.v1", &());
     }
 
     /// The declaration of a slot.

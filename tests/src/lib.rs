@@ -11,7 +11,10 @@ mod need;
 mod resident;
 
 pub use binary::portcullis;
-pub use host::{Host, Outcome, VERSION_1_FRAMES, launcher, pid, read_proc, send, write_program};
+pub use host::{
+    Host, Outcome, VERSION_1_FRAMES, children, launcher, pid, read_proc, send, shell_of,
+    write_program,
+};
 pub use need::{Need, Test, cgroup2, python, run};
 pub use resident::{Asked, Resident};
 pub use rustix::process::Signal;

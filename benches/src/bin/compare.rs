@@ -7,7 +7,7 @@
 //! - `run`, a name, its confinement, a command line: words, those before the program of the form
 //!   `NAME=VALUE` its environment
 //! - `launcher`, a name, its confinement, a launcher and its arguments, the version of the frame that it is
-//!   given and its number in [`FRAMES`]
+//!   given and its number in [`VERSION_1_FRAMES`]
 //! - `missing`, a name, why it is left out
 
 use std::collections::BTreeMap;
@@ -17,13 +17,14 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis_benches::launcher::{FRAMES, in_version_2, launch_frame};
+use portcullis_benches::launcher::{in_version_2, launch_frame};
 use portcullis_benches::measure::{Effort, Launch, medians};
 use portcullis_benches::plot::{Bar, bars};
 use portcullis_benches::stage::{FILES_AND_CALLS, NO_NETWORK};
 use portcullis_benches::table::{Table, beside, machine, microseconds};
 use portcullis_benches::way::WAYS;
 use portcullis_benches::{floor, workload};
+use portcullis_tests::VERSION_1_FRAMES;
 
 struct Candidate {
     name: String,
@@ -62,7 +63,7 @@ fn candidate(fields: &[&str]) -> Result<Candidate, (String, String)> {
             (name, confinement, Some(words), launch)
         }
         ["launcher", name, confinement, words, version, number] => {
-            let frame = FRAMES[number.parse::<usize>().expect("a frame's number")];
+            let frame = VERSION_1_FRAMES[number.parse::<usize>().expect("a frame's number")];
             let frame = if *version == "2" { in_version_2(frame) } else { frame.to_vec() };
             let mut words = words.split(' ').map(str::to_owned);
             let path = PathBuf::from(words.next().expect("a launcher"));
