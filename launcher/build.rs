@@ -1,5 +1,5 @@
-//! Tells the crates that depend on this one where its sources are, and the linker where the launcher's
-//! functions go.
+//! Tells the crates that depend on this one where its sources are, and the linker where the functions of
+//! a program go: the launcher's, and the command line's, which has a layout of its own.
 
 use std::env;
 

@@ -1,10 +1,15 @@
 //! Parameters: what a policy says of a mechanism, and what a plan carries to it.
 
+use std::cmp::Ordering;
+
 use ciborium::Value;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::Digest;
+
+/// Deeper than any plan, and shallow enough for any stack.
+pub(crate) const MAX_DEPTH: u32 = 16;
 
 /// A CBOR map in the deterministic order, typed only when a mechanism [parses](Self::parse) it.
 ///
@@ -42,12 +47,13 @@ impl Params {
     ///
     /// # Errors
     ///
-    /// [`ParamsError`] where it serializes to something else, or not at all.
+    /// [`ParamsError`] where it serializes to something else, or not at all; or to what no plan carries: a
+    /// float, a tag, a name twice in a map, maps and arrays nested more than 16 deep.
     pub fn of(value: &impl Serialize) -> Result<Self, ParamsError> {
         match Value::serialized(value).map_err(|error| ParamsError(error.to_string()))? {
             Value::Null => Ok(Self::default()),
             Value::Map(mut entries) => {
-                sort_map(&mut entries);
+                sort_map(&mut entries, 0)?;
                 Ok(Self::from_sorted(entries))
             }
             _ => Err(ParamsError("parameters are a map of names to values".into())),
@@ -67,7 +73,7 @@ impl Params {
     pub(crate) fn with(&self, name: &str, value: u32) -> Self {
         let mut entries = self.entries().to_vec();
         entries.push((name.into(), value.into()));
-        sort_map(&mut entries);
+        entries.sort_unstable_by(|(a, _), (b, _)| by_encoding(a, b));
         Self::from_sorted(entries)
     }
 
@@ -107,19 +113,39 @@ pub(crate) fn encode(value: &impl Serialize) -> Vec<u8> {
     bytes
 }
 
-/// RFC 8949 §4.2.1: the keys of a map in the bytewise order of their encodings.
-fn sort_map(entries: &mut [(Value, Value)]) {
-    for (_, value) in entries.iter_mut() {
-        sort(value);
+/// Brings a map into the one form that a plan carries it in, where there is one.
+fn sort_map(entries: &mut [(Value, Value)], depth: u32) -> Result<(), ParamsError> {
+    for (key, value) in entries.iter_mut() {
+        sort(key, depth + 1)?;
+        sort(value, depth + 1)?;
     }
-    entries.sort_by_cached_key(|(key, _)| encode(key));
+    entries.sort_unstable_by(|(a, _), (b, _)| by_encoding(a, b));
+    match entries.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        None => Ok(()),
+        Some(pair) => Err(ParamsError(format!("{:?} is there twice", pair[0].0))),
+    }
 }
 
-fn sort(value: &mut Value) {
+fn sort(value: &mut Value, depth: u32) -> Result<(), ParamsError> {
+    if depth > MAX_DEPTH {
+        return Err(ParamsError("nested too deeply".into()));
+    }
     match value {
-        Value::Map(entries) => sort_map(entries),
-        Value::Array(values) => values.iter_mut().for_each(sort),
-        _ => {}
+        Value::Map(entries) => sort_map(entries, depth),
+        Value::Array(values) => values.iter_mut().try_for_each(|value| sort(value, depth + 1)),
+        Value::Integer(_) | Value::Bytes(_) | Value::Text(_) | Value::Bool(_) | Value::Null => {
+            Ok(())
+        }
+        _ => Err(ParamsError("a float or a tag, which no plan carries".into())),
+    }
+}
+
+/// RFC 8949 §4.2.1: the keys of a map in the bytewise order of their encodings, which for text is by length
+/// and then by letter.
+fn by_encoding(a: &Value, b: &Value) -> Ordering {
+    match (a, b) {
+        (Value::Text(a), Value::Text(b)) => (a.len(), a).cmp(&(b.len(), b)),
+        _ => encode(a).cmp(&encode(b)),
     }
 }
 
@@ -134,6 +160,20 @@ mod tests {
         let map = BTreeMap::from([("aa", 1), ("b", 2)]);
         let params = Params::of(&map).unwrap();
         assert_eq!(encode(&params), [0xa2, 0x61, b'b', 2, 0x62, b'a', b'a', 1]);
+    }
+
+    #[test]
+    fn what_no_plan_carries_is_no_parameters() {
+        let of = |value| Params::of(&Value::Map(vec![("a".into(), value)])).map(drop);
+        assert!(of(Value::Float(1.5)).is_err());
+        assert!(of(Value::Tag(1, Box::new(1.into()))).is_err());
+        let twice = vec![("b".into(), 1.into()), ("b".into(), 2.into())];
+        let error = of(Value::Map(twice)).unwrap_err().to_string();
+        assert!(error.contains("\"b\"") && error.contains("twice"), "{error}");
+        // The map of parameters, and what is in it.
+        let nested = |levels| (0..levels).fold(Value::Null, |inner, _| Value::Array(vec![inner]));
+        assert!(of(nested(MAX_DEPTH - 1)).is_ok());
+        assert!(of(nested(MAX_DEPTH)).is_err());
     }
 
     #[test]

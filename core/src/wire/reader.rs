@@ -10,10 +10,9 @@ use serde::de::IntoDeserializer;
 use serde::de::value::{Error as NameError, StrDeserializer};
 
 use super::WireError;
+use crate::params::MAX_DEPTH;
 use crate::{Digest, OsText};
 
-/// Deeper than any plan, and shallow enough for any stack.
-const MAX_DEPTH: u32 = 16;
 const ANOTHER_TYPE: &str = "a value of another type than the field's";
 const ANOTHER_FORM: &str = "a name or a value is in another form than the one that it has";
 
@@ -308,16 +307,15 @@ fn unknown(field: &str) -> WireError {
     WireError::Shape(format!("unknown field `{field}`, or one out of order or twice"))
 }
 
-/// Checks that `bytes` are one item of the encoding.
-pub(super) fn check(bytes: &[u8]) -> Result<(), WireError> {
-    let mut reader = Reader::new(bytes);
-    reader.value(0)?;
-    reader.end()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn check(bytes: &[u8]) -> Result<(), WireError> {
+        let mut reader = Reader::new(bytes);
+        reader.value(0)?;
+        reader.end()
+    }
 
     #[test]
     fn each_departure_from_the_deterministic_form_is_named() {

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use portcullis_launcher::Arena;
 
-/// What is used once and then is another program's has no use for giving memory back, page by page.
+/// What soon is another program has no use for giving memory back to the kernel, page by page.
 #[global_allocator]
 static MEMORY: Arena = Arena::new();
 
@@ -39,6 +39,8 @@ enum Subcommands {
 }
 
 fn main() -> ExitCode {
+    // What reads the command line takes more memory than the launch, which can have it afterwards.
+    MEMORY.recycle();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

@@ -66,7 +66,7 @@ impl Arena {
 
     /// From here on, takes back what it hands out, and hands it out again. Sizes are powers of two, so that
     /// what one launch leaves the next can use: after a few the block is used no further.
-    pub(crate) fn recycle(&self) {
+    pub fn recycle(&self) {
         self.recycled.store(self.used.load(Ordering::Relaxed).max(1), Ordering::Relaxed);
     }
 
