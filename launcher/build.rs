@@ -4,7 +4,6 @@
 use std::env;
 
 fn main() {
-    println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=layout.ld");
     println!("cargo:rerun-if-env-changed=RUSTC_LINKER");
     let folder = env!("CARGO_MANIFEST_DIR");
