@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
 use portcullis_tests::{
-    Need, Signal, portcullis, read_proc, run, send, shell_of, tests, write_program,
+    Need, Signal, bystander, portcullis, read_proc, run, send, shell_of, tests, write_program,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -61,8 +61,7 @@ impl Scene {
                 let _ = stream.unwrap().write_all(GREETING.as_bytes());
             }
         });
-        let bystander = Command::new("sleep").arg("100").spawn().unwrap();
-        Self { folder, bystander, connections, port }
+        Self { folder, bystander: bystander(), connections, port }
     }
 
     fn path(&self, part: &str) -> String {
@@ -93,13 +92,6 @@ impl Scene {
         let happened: serde_json::Map<_, _> = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(happened.len(), 8);
         happened
-    }
-}
-
-impl Drop for Scene {
-    fn drop(&mut self) {
-        let _ = self.bystander.kill();
-        let _ = self.bystander.wait();
     }
 }
 

@@ -11,7 +11,7 @@ use portcullis::mechanism::cgroup::Cgroup;
 use portcullis::mechanism::seccomp::Seccomp;
 use portcullis::mechanism::userns::UserNamespace;
 use portcullis::{Child, Command, Error, Output, Stdio};
-use portcullis_tests::{Need, cgroup2, read_proc, run, tests, write_program};
+use portcullis_tests::{Need, bystander, cgroup2, read_proc, run, tests, write_program};
 use tempfile::TempDir;
 
 const LANDLOCK: Need = Need::Mechanism("linux.landlock.apply.v1");
@@ -89,7 +89,7 @@ fn reading_does_not_imply_executing() {
 }
 
 fn signals_are_scoped_to_the_workload() {
-    let mut bystander = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+    let mut bystander = bystander();
     let script = format!("kill {}", bystander.id());
     let mut command = shell(&script);
     assert!(system(&mut command).scope_where_supported());
@@ -255,7 +255,7 @@ fn no_fd_reaches_the_workload_but_0_1_and_2() {
         fds
     };
     // The control: what std starts inherits them.
-    let mut control = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+    let mut control = bystander();
     let inherited = sentinels.iter().map(|file| file.as_raw_fd().to_string());
     let theirs = fds(control.id());
     assert!(inherited.into_iter().all(|fd| theirs.contains(&fd)));

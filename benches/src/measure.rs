@@ -18,22 +18,23 @@ pub struct Effort {
     pub limit: Duration,
 }
 
-/// Launches each candidate in turn, `rounds` times, and returns the median of each in microseconds, and
+/// Launches each candidate `rounds` times, and returns the median of each in microseconds, and
 /// how many rounds there were.
 ///
-/// Each round begins with another candidate: whose place behind a slow one costs it something does not
-/// pay every time.
+/// Each round has an order of its own: who comes behind one whose namespaces the kernel is still taking down does
+/// not pay for it every time.
 pub fn medians(candidates: &[Launch], effort: Effort) -> (Vec<f64>, usize) {
     // The first launch of each finds caches cold.
     for launch in candidates {
         launch();
     }
     let begin = Instant::now();
+    let mut order: Vec<_> = (0..candidates.len()).collect();
     let mut samples = vec![Vec::with_capacity(effort.rounds); candidates.len()];
     let mut rounds = 0;
     while rounds < effort.rounds && (rounds == 0 || begin.elapsed() < effort.limit) {
-        for turn in 0..candidates.len() {
-            let at = (rounds + turn) % candidates.len();
+        fastrand::shuffle(&mut order);
+        for &at in &order {
             let start = Instant::now();
             candidates[at]();
             samples[at].push(start.elapsed());

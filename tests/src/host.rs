@@ -41,6 +41,12 @@ pub const VERSION_1_FRAMES: [&[u8]; 4] = [
     include_bytes!("../../core/tests/fixtures/bvisor-v1/plan3.bin"),
 ];
 
+/// A process outside of the gate, for workloads to signal: it lives until it is signalled, or nobody holds it
+/// any more, however long what is tested takes to be built.
+pub fn bystander() -> Child {
+    Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("cat")
+}
+
 /// Makes a file that can be executed.
 ///
 /// By another process: an fd that is open for writing here is for a moment also that of a child which

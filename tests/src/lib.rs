@@ -12,7 +12,7 @@ mod resident;
 
 pub use binary::portcullis;
 pub use host::{
-    Host, Outcome, VERSION_1_FRAMES, children, launcher, pid, read_proc, send, shell_of,
+    Host, Outcome, VERSION_1_FRAMES, bystander, children, launcher, pid, read_proc, send, shell_of,
     write_program,
 };
 pub use need::{Need, Test, cgroup2, python, run};
