@@ -12,8 +12,10 @@ fn main() {
     // is slower, and nothing else.
     let by_compiler = env::var("RUSTC_LINKER").map_or(true, |linker| !linker.ends_with("lld"));
     if env::var("CARGO_CFG_TARGET_ENV").is_ok_and(|it| it == "musl") && by_compiler {
-        // Code and constants in one segment: fewer to map, and no gap between them.
-        for argument in ["-T", &format!("{folder}/layout.ld"), "-z", "noseparate-code"] {
+        // Code and constants in one segment: fewer to map, and no gap between them. A static program at a fixed
+        // address has no relocations to protect, so that no page of its own is needed for them.
+        let layout = format!("{folder}/layout.ld");
+        for argument in ["-T", &layout, "-z", "noseparate-code", "-z", "norelro"] {
             println!("cargo:rustc-link-arg-bins=-Xlinker");
             println!("cargo:rustc-link-arg-bins={argument}");
         }

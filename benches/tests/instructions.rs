@@ -4,8 +4,9 @@
 //! The count is that of user space, from the launcher's first instruction to the workload's exec, its
 //! child's included. It does not see the kernel's work; `docs/performance/syscalls.md` lists that.
 //!
-//! Beside it stands over how many windows of 64 KiB these instructions are spread: the kernel maps a
-//! window at a time, and each costs as much as some 15,000 instructions. `launcher/layout.ld` keeps them few.
+//! Beside it stands over how many windows of 64 KiB these instructions, and the constants that they read, are
+//! spread: the kernel maps a window at a time, and each costs as much as some 15,000 instructions.
+//! `launcher/layout.ld` keeps them few.
 //!
 //! `UPDATE=1` writes the numbers anew. `LAUNCHER` names another launcher to trace, and `ADDRESSES` a file
 //! for the addresses, for `layout.sh`.
@@ -19,10 +20,11 @@ use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 
 use portcullis::Way;
-use portcullis_benches::stage::{STAGES, Stage};
+use portcullis_benches::launcher::{in_version_2, launch_frame};
+use portcullis_benches::stage::STAGES;
 use portcullis_benches::workload::smallest;
 use portcullis_mechanisms as _;
-use portcullis_tests::{Need, launcher, run, tests, write_program};
+use portcullis_tests::{Need, VERSION_1_FRAMES, launcher, run, tests, write_program};
 use tempfile::TempDir;
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/instructions.txt");
@@ -31,7 +33,7 @@ const TOLERANCE: u64 = 3;
 
 const HEAD: &str = "\
 # Instructions in user space of the launcher and its child, until the workload's exec, and the windows of
-# 64 KiB that they are spread over.
+# 64 KiB that they and the constants are spread over.
 # UPDATE=1 cargo test -p portcullis-benches --test instructions
 ";
 
@@ -51,8 +53,34 @@ fn traced(folder: &Path) -> PathBuf {
     path
 }
 
-/// Instructions, and the windows that they are spread over.
-fn count(stage: &Stage, way: Way) -> (u64, usize) {
+/// A launch by the launcher that it is given.
+type Launch<'l> = Box<dyn FnOnce(&Path) + Send + 'l>;
+
+/// Each launch that is counted, and its name.
+fn launches() -> Vec<(String, Launch<'static>)> {
+    let mut launches: Vec<(String, Launch<'_>)> = Vec::new();
+    let last = &STAGES[STAGES.len() - 1];
+    // A step takes microseconds. What a child adds it adds at every stage.
+    let in_place = STAGES.iter().map(|stage| (stage, "in place", Way::InPlace));
+    for (stage, name, way) in in_place.chain([(last, "one shot", Way::Child)]) {
+        let launch = move |launcher: &Path| {
+            let mut command = stage.command(&smallest());
+            assert!(command.way(way).launcher(launcher).status().unwrap().success());
+        };
+        launches.push((format!("{name}, {}", stage.name), Box::new(launch)));
+    }
+    // What is compared with launchers that others wrote.
+    for (number, what) in [(0, "the scrub"), (2, "Landlock and both denials")] {
+        let frame = in_version_2(VERSION_1_FRAMES[number]);
+        let launch =
+            move |launcher: &Path| launch_frame(launcher, &["--in-place"], &frame).unwrap();
+        launches.push((format!("in place, a host's plan: {what}"), Box::new(launch)));
+    }
+    launches
+}
+
+/// Instructions, and the windows that they and their constants are spread over.
+fn count(launch: Launch<'_>) -> (u64, usize) {
     let folder = TempDir::new().unwrap();
     let launcher = traced(folder.path());
     let counter = Command::new(env!("CARGO_BIN_EXE_count-instructions"))
@@ -60,12 +88,11 @@ fn count(stage: &Stage, way: Way) -> (u64, usize) {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut command = stage.command(&smallest());
-    command.way(way).launcher(&launcher);
-    let launch = thread::spawn(move || command.status());
-    let counted = counter.wait_with_output().unwrap();
+    let counted = thread::scope(|scope| {
+        scope.spawn(|| launch(&launcher));
+        counter.wait_with_output().unwrap()
+    });
     assert!(counted.status.success(), "the launcher can't be traced");
-    assert!(launch.join().unwrap().unwrap().success());
     let counted = String::from_utf8(counted.stdout).unwrap();
     let (number, addresses) = counted.split_once('\n').unwrap();
     if let Some(file) = std::env::var_os("ADDRESSES") {
@@ -98,12 +125,8 @@ fn instructions_are_as_many_as_they_were() {
         return;
     }
     let (mut text, mut differing) = (format!("{HEAD}{compiler}\n"), Vec::new());
-    // A step takes microseconds. What a child adds it adds at every stage.
-    let in_place = STAGES.iter().map(|stage| (stage, "in place", Way::InPlace));
-    for (stage, name, way) in in_place.chain([(&STAGES[STAGES.len() - 1], "one shot", Way::Child)])
-    {
-        let what = format!("{name}, {}", stage.name);
-        let (found, windows) = count(stage, way);
+    for (what, launch) in launches() {
+        let (found, windows) = count(launch);
         writeln!(text, "{found:>8} {windows:>3} {what}").unwrap();
         let line = known.lines().find_map(|line| line.strip_suffix(&what)).unwrap_or("0 0");
         let mut numbers = line.split_whitespace().map(|number| number.parse::<u64>().unwrap());

@@ -92,13 +92,17 @@ impl<W: Write> TranscriptWriter<W> {
         Ok(())
     }
 
-    /// A transcript that goes on where this one is, in memory: what is to be told if all goes well.
+    /// A transcript that goes on where this one is, in memory: what is to be told if all goes well. What is
+    /// pending here it tells first.
     pub fn ahead(&self) -> TranscriptWriter<Vec<u8>> {
-        TranscriptWriter { out: Vec::new(), pending: Vec::with_capacity(4096), last: self.last }
+        let mut pending = Vec::with_capacity(4096);
+        pending.extend_from_slice(&self.pending);
+        TranscriptWriter { out: Vec::new(), pending, last: self.last }
     }
 
-    /// Goes on where `ahead` is: what it told has been written.
+    /// Goes on where one that was [ahead](Self::ahead) is: what it told has been written.
     pub fn follow(&mut self, ahead: &TranscriptWriter<Vec<u8>>) {
+        self.pending.clear();
         self.last = ahead.last;
     }
 
@@ -122,6 +126,15 @@ impl TranscriptWriter<Vec<u8>> {
     /// What was told.
     pub fn text(&self) -> Vec<u8> {
         [&self.out[..], &self.pending].concat()
+    }
+
+    /// Takes out what was told.
+    pub fn take_text(&mut self) -> Vec<u8> {
+        if self.out.is_empty() {
+            return std::mem::take(&mut self.pending);
+        }
+        self.out.append(&mut self.pending);
+        std::mem::take(&mut self.out)
     }
 }
 

@@ -228,6 +228,14 @@ pub(crate) fn launch<W: Channel>(
     drop(stage);
     let attendee = attendee_of(getpid());
     let (schedule, foreseen) = (&schedule, &foreseen);
+    // What is told is told before anything that may take its time. In place that is the exec alone, before
+    // which all of it is told at once, unless namespaces are to be made or a cgroup to be entered.
+    let blocks = lowered.clone.namespaces != 0 || lowered.clone.cgroup.is_some();
+    if !in_place || blocks {
+        tell_so_far(transcript, way)?;
+    } else {
+        note_trace(transcript);
+    }
     let mut here = InPlace { lowered, schedule, outline, foreseen, ends, attendee };
     if purpose == Purpose::Explain {
         if in_place {
@@ -240,7 +248,6 @@ pub(crate) fn launch<W: Channel>(
         return Ok(Outcome::Explained);
     }
     only_task()?;
-    tell_so_far(transcript, way)?;
     if in_place {
         here.become_workload(transcript);
     }

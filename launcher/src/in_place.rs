@@ -128,7 +128,7 @@ impl InPlace<'_> {
         let control = self.ends.as_ref()?.control;
         let mut ahead = transcript.ahead();
         self.tell_done(&mut ahead, &self.lowered.program);
-        self.lowered.program.push_before_last(Op::write_all(control, ahead.text()));
+        self.lowered.program.push_before_last(Op::write_all(control, ahead.take_text()));
         Some(ahead)
     }
 

@@ -252,7 +252,10 @@ pub(crate) fn read_plan(plan: BorrowedFd<'_>, seals: Option<SealFlags>) -> Resul
             if seals.is_some() { pread(plan, piece, done) } else { read(plan, piece) }
         });
         match result {
-            Ok(0) => return Ok(bytes),
+            Ok(0) => {
+                bytes.shrink_to_fit();
+                return Ok(bytes);
+            }
             Ok(_) if bytes.len() > MOST => {
                 let detail = format!("the plan is longer than {MOST} bytes, the most it may have");
                 return Err(Stop::refuse(RefusalReason::PlanInvalid, detail));

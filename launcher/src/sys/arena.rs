@@ -212,6 +212,8 @@ unsafe impl GlobalAlloc for Arena {
                 self.used.compare_exchange(end, new, Ordering::Acquire, Ordering::Relaxed)
             };
             let grows = grown <= ARENA_LEN && !self.recycles() && swap(end, grown).is_ok();
+            // What it shrinks by is handed out again, and is not zeros any more.
+            self.reached.fetch_max(end, Ordering::Relaxed);
             if size <= layout.size() || grows {
                 return place;
             }
@@ -358,6 +360,12 @@ mod tests {
             ARENA.dealloc(second, layout);
             let zeros = ARENA.alloc_zeroed(longer);
             assert_eq!(zeros, second);
+            assert_eq!(std::slice::from_raw_parts(zeros, 256), [0; 256]);
+            // Nor is what one that shrinks gives back.
+            zeros.write_bytes(7, 256);
+            assert_eq!(ARENA.realloc(zeros, longer, 64), zeros);
+            let zeros = ARENA.alloc_zeroed(longer);
+            assert_eq!(zeros.addr(), second.addr() + 64);
             assert_eq!(std::slice::from_raw_parts(zeros, 256), [0; 256]);
         }
     }

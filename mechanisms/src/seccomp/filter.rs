@@ -24,7 +24,7 @@ pub(super) struct Rules<'a> {
 impl<'a> Rules<'a> {
     /// No rules, and what becomes of a call that none decides.
     pub(super) fn new(default: Action) -> Self {
-        Self { default, cases: Vec::with_capacity(64), tried: Vec::with_capacity(512) }
+        Self { default, cases: Vec::with_capacity(16), tried: Vec::with_capacity(512) }
     }
 
     /// Adds a rule: it is tried after those that are there. A set's calls are those that this
@@ -81,6 +81,8 @@ impl<'a> Rules<'a> {
         // Later cases have higher places, so that this keeps their order.
         self.tried.sort_unstable();
         self.tried.dedup();
+        // Where it was handed out last, what it does not take is handed out again.
+        self.tried.shrink_to_fit();
         Filter { default: self.default, cases: self.cases, tried: self.tried }
     }
 }
