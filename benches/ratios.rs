@@ -50,6 +50,9 @@ fn stages(run: &Run) -> Vec<Table> {
 
 fn stages_of(workload: &Workload, run: &Run) -> Table {
     let mut candidates = vec![floor::posix_spawn(workload), floor::vfork(workload)];
+    let namespaces = floor::namespaces(workload);
+    let floors = candidates.len() + usize::from(namespaces.is_some());
+    candidates.extend(namespaces);
     for stage in STAGES {
         for way in WAYS {
             candidates.push((way.ready)(stage.command(workload)).expect(stage.name));
@@ -59,15 +62,17 @@ fn stages_of(workload: &Workload, run: &Run) -> Table {
     let floor = medians[0];
     let columns = ["stage"].into_iter().chain(WAYS.iter().map(|it| it.name));
     let mut table = Table::new(format!("Stages, of {}", workload.name), columns);
-    for (stage, medians) in STAGES.iter().zip(medians[2..].chunks(WAYS.len())) {
+    for (stage, medians) in STAGES.iter().zip(medians[floors..].chunks(WAYS.len())) {
         let cells = medians.iter().map(|median| beside(*median, floor));
         table.row([stage.name.to_owned()].into_iter().chain(cells));
     }
-    let (spawn, vfork) = (microseconds(floor), beside(medians[1], floor));
+    let others = [floor::VFORK, floor::NAMESPACES].into_iter().zip(&medians[1..floors]);
+    let others = others.map(|(name, median)| format!(", {name} {}", beside(*median, floor)));
     table.note(format!(
-        "{} takes {spawn}, and {} {vfork}. Medians of {rounds}.",
+        "{} takes {}{}. Medians of {rounds}.",
         floor::POSIX_SPAWN,
-        floor::VFORK
+        microseconds(floor),
+        others.collect::<String>()
     ));
     table
 }

@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::Arc;
 
+use nix::sched::CloneFlags;
 use portcullis_child::CloneOptions;
 use portcullis_core::program::{Op, Program};
 use portcullis_launcher::process::{Child, Progress, spawn};
@@ -20,6 +21,8 @@ pub const POSIX_SPAWN: &str = "posix_spawn";
 /// `clone3` with `CLONE_VM` and `CLONE_VFORK`, then an exec and nothing else: what a launcher itself
 /// could be at best.
 pub const VFORK: &str = "vfork and exec";
+/// [`VFORK`] into a user and a network namespace, with nothing mapped: what these two cost in the kernel.
+pub const NAMESPACES: &str = "the same into a user and a network namespace";
 /// `fork`, which copies the page tables of its caller.
 pub const FORK: &str = "fork and exec";
 
@@ -37,13 +40,27 @@ pub fn fork(workload: &Workload) -> Launch {
 
 /// [`VFORK`].
 pub fn vfork(workload: &Workload) -> Launch {
+    exec_alone(workload, CloneOptions::default())
+}
+
+/// [`NAMESPACES`]; `None` where this machine does not let them be made.
+pub fn namespaces(workload: &Workload) -> Option<Launch> {
+    let namespaces = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET;
+    let namespaces = u64::try_from(namespaces.bits()).ok()?;
+    let options = CloneOptions { namespaces, ..CloneOptions::default() };
+    let nothing = Program::of([Op::empty_signal_mask()]);
+    spawn(nothing, None, options).ok()?.wait().ok()?;
+    Some(exec_alone(workload, options))
+}
+
+fn exec_alone(workload: &Workload, options: CloneOptions) -> Launch {
     let text = |bytes: &[u8]| CString::new(bytes).expect("no zero in it");
     let path = text(workload.program.as_os_str().as_bytes());
     let argv: Vec<_> = workload.argv().map(|it| text(it.as_bytes())).collect();
     Arc::new(move || {
         let exec = Op::execve(path.clone(), argv.clone(), vec![]);
         let program = Program::of([Op::empty_signal_mask(), exec]);
-        let mut child = start(program).expect("clone3");
+        let mut child = start_in(program, options).expect("clone3");
         assert_eq!(child.wait().expect("its end").exit_status(), Some(0));
     })
 }
@@ -54,7 +71,11 @@ pub fn vfork(workload: &Workload) -> Launch {
 ///
 /// Those of `clone3`, and that of the step that failed.
 pub(crate) fn start(program: Program) -> io::Result<Child> {
-    let child = spawn(program, None, CloneOptions::default())?;
+    start_in(program, CloneOptions::default())
+}
+
+fn start_in(program: Program, options: CloneOptions) -> io::Result<Child> {
+    let child = spawn(program, None, options)?;
     match child.progress() {
         Progress::Failed { errno, .. } => Err(io::Error::from_raw_os_error(errno)),
         _ => Ok(child),
