@@ -22,7 +22,7 @@ pub const POSIX_SPAWN: &str = "posix_spawn";
 /// could be at best.
 pub const VFORK: &str = "vfork and exec";
 /// [`VFORK`] into a user and a network namespace, with nothing mapped: what these two cost in the kernel.
-pub const NAMESPACES: &str = "the same into a user and a network namespace";
+pub const NAMESPACES: &str = "that into a user and a network namespace";
 /// `fork`, which copies the page tables of its caller.
 pub const FORK: &str = "fork and exec";
 

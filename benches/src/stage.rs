@@ -11,16 +11,18 @@ use crate::workload::Workload;
 pub struct Stage {
     /// What tables call it.
     pub name: &'static str,
+    /// Whether it makes a user and a network namespace.
+    pub namespaces: bool,
     confine: fn(&mut Command),
 }
 
 /// All of them.
 pub const STAGES: &[Stage] = &[
-    Stage { name: "scrub and exec", confine: |_| {} },
-    Stage { name: "+ Landlock (6 roots)", confine: roots },
-    Stage { name: "+ seccomp", confine: with_seccomp },
-    Stage { name: "+ user and network namespace", confine: with_namespaces },
-    Stage { name: "everything", confine: everything },
+    Stage { name: "scrub and exec", namespaces: false, confine: |_| {} },
+    Stage { name: "+ Landlock (6 roots)", namespaces: false, confine: roots },
+    Stage { name: "+ seccomp", namespaces: false, confine: with_seccomp },
+    Stage { name: "+ user and network namespace", namespaces: true, confine: with_namespaces },
+    Stage { name: "everything", namespaces: true, confine: everything },
 ];
 
 /// Programs, libraries and configuration may be read and executed, `/tmp` may be written to, and no

@@ -134,24 +134,57 @@ fn main() {
             Err((name, why)) => _ = missing.insert(name, why),
         }
     }
-    let mut launches = vec![floor::posix_spawn(&workload::true_())];
-    let mut described = Vec::new();
-    for Candidate { name, confinement, own, words, launch } in candidates {
-        launches.push(launch);
-        described.push((name, confinement, own, words));
+    // What the kernel does after a launch with namespaces, to take them down, would be in the way of those
+    // without.
+    let (with, without): (Vec<_>, Vec<_>) =
+        candidates.into_iter().partition(|it| it.confinement.contains("namespace"));
+    let (mut tables, mut drawn) = (String::new(), Vec::new());
+    for (title, candidates) in
+        [("Launches of /bin/true", without), ("Launches of /bin/true, into namespaces", with)]
+    {
+        println!("{} candidates, {} rounds", candidates.len(), effort.rounds);
+        tables += &compared(title, candidates, effort, &mut drawn).to_string();
+        tables.push('\n');
     }
-    println!("{} candidates, {} rounds", launches.len(), effort.rounds);
+    drawn.sort_by(|one, other| one.value.total_cmp(&other.value));
+    let mut text = format!(
+        "# Beside others\n\n{head}; medians of {}, interleaved.\n\n{tables}",
+        effort.rounds
+    );
+    if !missing.is_empty() {
+        text += "Left out:\n\n";
+        let lines = missing.iter().map(|(name, why)| format!("- {name}: {why}\n"));
+        text += &lines.collect::<Vec<_>>().concat();
+    }
+    println!("{text}");
+    let title = "A launch of /bin/true, as a multiple of posix_spawn";
+    let write = |name: &str, text: &str| {
+        let file = Path::new(folder).join(name);
+        fs::write(&file, text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    };
+    write("comparison.md", &text);
+    write("comparison.svg", &bars(title, &drawn));
+}
+
+/// Launches candidates in one run, beside `posix_spawn`.
+fn compared(
+    title: &str,
+    candidates: Vec<Candidate>,
+    effort: Effort,
+    drawn: &mut Vec<Bar>,
+) -> Table {
+    let mut launches = vec![floor::posix_spawn(&workload::true_())];
+    launches.extend(candidates.iter().map(|it| it.launch.clone()));
     let (medians, rounds) = medians(&launches, effort);
-    let mut found: Vec<_> = described.into_iter().zip(&medians[1..]).collect();
+    let mut found: Vec<_> = candidates.into_iter().zip(&medians[1..]).collect();
     found.sort_by(|one, other| one.1.total_cmp(other.1));
 
     let columns = ["", "what confines", "× posix_spawn (added)", "median"];
-    let mut table = Table::new("Launches of /bin/true", columns);
+    let mut table = Table::new(title, columns);
     let floor = medians[0];
     let first = [floor::POSIX_SPAWN, "nothing", "1"].map(str::to_owned);
     table.row(first.into_iter().chain([microseconds(floor)]));
-    let mut drawn = Vec::new();
-    for ((name, confinement, own, words), median) in found {
+    for (Candidate { name, confinement, own, words, .. }, median) in found {
         let mut shown = name.clone();
         if let Some(words) = words {
             let mark = name.chars().map(|it| if it.is_alphanumeric() { it } else { '-' });
@@ -163,18 +196,8 @@ fn main() {
         let label = format!("{name}: {confinement}");
         drawn.push(Bar { label, value: median / floor, own });
     }
-    let mut text = format!("{head}; medians of {rounds}, interleaved.\n\n{table}");
-    if !missing.is_empty() {
-        text += "\nLeft out:\n\n";
-        let lines = missing.iter().map(|(name, why)| format!("- {name}: {why}\n"));
-        text += &lines.collect::<Vec<_>>().concat();
+    if rounds < effort.rounds {
+        table.note(format!("There was time for {rounds} rounds."));
     }
-    println!("{text}");
-    let title = format!("A launch of /bin/true, as a multiple of posix_spawn's {floor:.0} µs");
-    let write = |name: &str, text: &str| {
-        let file = Path::new(folder).join(name);
-        fs::write(&file, text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-    };
-    write("comparison.md", &text);
-    write("comparison.svg", &bars(&title, &drawn));
+    table
 }
