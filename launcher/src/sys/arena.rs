@@ -211,9 +211,9 @@ unsafe impl GlobalAlloc for Arena {
             let swap = |end, new| {
                 self.used.compare_exchange(end, new, Ordering::Acquire, Ordering::Relaxed)
             };
-            let grows = grown <= ARENA_LEN && !self.recycles() && swap(end, grown).is_ok();
             // What it shrinks by is handed out again, and is not zeros any more.
             self.reached.fetch_max(end, Ordering::Relaxed);
+            let grows = grown <= ARENA_LEN && !self.recycles() && swap(end, grown).is_ok();
             if size <= layout.size() || grows {
                 return place;
             }
