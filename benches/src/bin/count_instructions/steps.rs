@@ -18,8 +18,10 @@ use nix::unistd::Pid;
 #[derive(Default)]
 pub(crate) struct Counted {
     pub(crate) instructions: u64,
-    /// Where the launcher's code and constants are.
-    image: Range<u64>,
+    /// Where the launcher's code and constants are, and from where on in its file.
+    image: Vec<(Range<u64>, u64)>,
+    /// The file: the memory of a launcher that is out of reach is read by nobody without privileges.
+    file: Vec<u8>,
     decoded: HashMap<u64, Instruction>,
     known: HashSet<u64>,
     /// In the order in which they first were.
@@ -30,12 +32,16 @@ impl Counted {
     /// The process has become the launcher.
     fn begin(&mut self, pid: Pid) -> Result<(), Box<dyn Error>> {
         let program = fs::read_link(format!("/proc/{pid}/exe"))?;
-        let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
-        // The first mapping holds both (launcher/layout.ld).
-        let own = maps.lines().find(|line| line.ends_with(&program.display().to_string()));
-        let ends = own.and_then(|line| line.split_once(' ')?.0.split_once('-'));
-        let (start, end) = ends.ok_or("a program that is not mapped")?;
-        self.image = u64::from_str_radix(start, 16)?..u64::from_str_radix(end, 16)?;
+        self.file = fs::read(&program)?;
+        let hex = |text| u64::from_str_radix(text, 16);
+        for line in fs::read_to_string(format!("/proc/{pid}/maps"))?.lines() {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            let [place, permissions, offset, _, _, path] = fields[..] else { continue };
+            let Some((start, end)) = place.split_once('-') else { continue };
+            if program.as_os_str() == path && !permissions.contains('w') {
+                self.image.push((hex(start)?..hex(end)?, hex(offset)?));
+            }
+        }
         Ok(())
     }
 
@@ -45,10 +51,7 @@ impl Counted {
         let registers = ptrace::getregs(pid)?;
         let address = registers.rip;
         self.touch(address);
-        let decoded = match self.decoded.get(&address) {
-            Some(decoded) => *decoded,
-            None => *self.decoded.entry(address).or_insert(decode(pid, address)?),
-        };
+        let Some(decoded) = self.decode(address) else { return Ok(()) };
         let mut info = InstructionInfoFactory::new();
         for memory in info.info(&decoded).used_memory() {
             let value = |register, _, _| value(&registers, register);
@@ -59,22 +62,25 @@ impl Counted {
         Ok(())
     }
 
+    /// The instruction at an address; `None` where it is none of the launcher's file.
+    fn decode(&mut self, address: u64) -> Option<Instruction> {
+        if let Some(decoded) = self.decoded.get(&address) {
+            return Some(*decoded);
+        }
+        let (place, offset) = self.image.iter().find(|(place, _)| place.contains(&address))?;
+        let at = usize::try_from(address - place.start + offset).ok()?;
+        let bytes = self.file.get(at..)?;
+        let decoded = Decoder::with_ip(64, bytes, address, DecoderOptions::NONE).decode();
+        self.decoded.insert(address, decoded);
+        Some(decoded)
+    }
+
     fn touch(&mut self, address: u64) {
-        if self.image.contains(&address) && self.known.insert(address) {
+        let is_its_own = self.image.iter().any(|(place, _)| place.contains(&address));
+        if is_its_own && self.known.insert(address) {
             self.addresses.push(address);
         }
     }
-}
-
-/// The instruction at an address.
-fn decode(pid: Pid, address: u64) -> Result<Instruction, Errno> {
-    let mut bytes = [0; 16];
-    for (at, word) in bytes.chunks_mut(8).enumerate() {
-        let address = usize::try_from(address).expect("addresses of 64 bits") + 8 * at;
-        let read = ptrace::read(pid, std::ptr::without_provenance_mut(address))?;
-        word.copy_from_slice(&read.to_le_bytes());
-    }
-    Ok(Decoder::with_ip(64, &bytes, address, DecoderOptions::NONE).decode())
 }
 
 /// Counts what `pid` does when `go` has let it go on.
