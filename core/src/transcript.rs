@@ -62,7 +62,7 @@ impl<W: Write> TranscriptWriter<W> {
     ///
     /// let mut transcript = TranscriptWriter::new(Vec::new());
     /// transcript.note_of(&["refusal=", "PlanInvalid"]);
-    /// assert_eq!(transcript.text(), b"# refusal=PlanInvalid\n");
+    /// assert_eq!(transcript.take_text(), b"# refusal=PlanInvalid\n");
     /// ```
     pub fn note_of(&mut self, parts: &[&str]) {
         self.pending.extend_from_slice(b"# ");
@@ -123,11 +123,6 @@ impl<W: Write> TranscriptWriter<W> {
 }
 
 impl TranscriptWriter<Vec<u8>> {
-    /// What was told.
-    pub fn text(&self) -> Vec<u8> {
-        [&self.out[..], &self.pending].concat()
-    }
-
     /// Takes out what was told.
     pub fn take_text(&mut self) -> Vec<u8> {
         if self.out.is_empty() {
@@ -288,7 +283,7 @@ mod tests {
                 transcript.note_of(&[&text, &text[at..]]);
                 let blanks = " ".repeat(control.len());
                 let told = format!("# {text}{}", &text[at..]).replace(control, &blanks) + "\n";
-                assert_eq!(String::from_utf8(transcript.text()).unwrap(), told);
+                assert_eq!(String::from_utf8(transcript.take_text()).unwrap(), told);
             }
         }
     }

@@ -253,6 +253,7 @@ pub(crate) fn read_plan(plan: BorrowedFd<'_>, seals: Option<SealFlags>) -> Resul
         });
         match result {
             Ok(0) => {
+                // The launcher's memory hands out again what the plan does not take.
                 bytes.shrink_to_fit();
                 return Ok(bytes);
             }

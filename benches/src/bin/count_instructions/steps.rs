@@ -42,7 +42,11 @@ impl Counted {
                 self.image.push((hex(start)?..hex(end)?, hex(offset)?));
             }
         }
-        Ok(())
+        if self.has_begun() { Ok(()) } else { Err("a program that is not mapped".into()) }
+    }
+
+    fn has_begun(&self) -> bool {
+        !self.image.is_empty()
     }
 
     /// An instruction is about to be executed.
@@ -67,17 +71,20 @@ impl Counted {
         if let Some(decoded) = self.decoded.get(&address) {
             return Some(*decoded);
         }
-        let (place, offset) = self.image.iter().find(|(place, _)| place.contains(&address))?;
-        let at = usize::try_from(address - place.start + offset).ok()?;
-        let bytes = self.file.get(at..)?;
+        let bytes = self.file.get(self.place(address)?..)?;
         let decoded = Decoder::with_ip(64, bytes, address, DecoderOptions::NONE).decode();
         self.decoded.insert(address, decoded);
         Some(decoded)
     }
 
+    /// Where in the file an address is; `None` where it is elsewhere.
+    fn place(&self, address: u64) -> Option<usize> {
+        let (mapping, offset) = self.image.iter().find(|(it, _)| it.contains(&address))?;
+        usize::try_from(address - mapping.start + offset).ok()
+    }
+
     fn touch(&mut self, address: u64) {
-        let is_its_own = self.image.iter().any(|(place, _)| place.contains(&address));
-        if is_its_own && self.known.insert(address) {
+        if self.place(address).is_some() && self.known.insert(address) {
             self.addresses.push(address);
         }
     }
@@ -101,20 +108,19 @@ pub(crate) fn count(
         sched_setaffinity(it, &cpu)?;
     }
     go()?;
-    let (mut launcher_runs, mut counted) = (false, Counted::default());
+    let mut counted = Counted::default();
     loop {
         match waitpid(None, Some(WaitPidFlag::__WALL)) {
             // The workload's: it goes its own way.
             Ok(WaitStatus::PtraceEvent(who, _, event))
-                if event == Event::PTRACE_EVENT_EXEC as i32 && launcher_runs =>
+                if event == Event::PTRACE_EVENT_EXEC as i32 && counted.has_begun() =>
             {
                 ptrace::detach(who, None)?;
             }
             Ok(WaitStatus::PtraceEvent(who, ..)) => {
-                if !launcher_runs {
+                if !counted.has_begun() {
                     counted.begin(who)?;
                 }
-                launcher_runs = true;
                 ptrace::step(who, None)?;
             }
             Ok(WaitStatus::Stopped(who, Signal::SIGTRAP)) => {
