@@ -23,7 +23,7 @@ const SOME_FAILED: u8 = 123;
 const PLACE: &[u8] = b"{}";
 
 /// Whether there is a run for each line, and how many at once.
-#[derive(Args)]
+#[derive(Debug, Default, PartialEq, Args)]
 pub(crate) struct EachLine {
     /// Run PROGRAM once for each line of standard input: the line takes the place of each {} in ARGS, or is
     /// the last argument where there is none. Empty lines are passed over. Each run has /dev/null as its

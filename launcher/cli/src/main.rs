@@ -5,11 +5,14 @@
 mod doctor;
 mod each_line;
 mod mechanisms;
+mod options;
 mod policy;
 mod report;
 mod run;
 mod signals;
 
+use std::env;
+use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 
@@ -39,9 +42,13 @@ enum Subcommands {
 }
 
 fn main() -> ExitCode {
-    // What reads the command line takes more memory than the launch, which can have it afterwards.
+    let words: Vec<OsString> = env::args_os().collect();
+    if let Some(run) = run::Run::plain(&words) {
+        return run.run();
+    }
+    // clap takes more memory than what it is asked for, which can have it afterwards.
     MEMORY.recycle();
-    let arguments = match Arguments::try_parse() {
+    let arguments = match Arguments::try_parse_from(words) {
         Ok(arguments) => arguments,
         Err(error) => {
             let asked = !error.use_stderr();

@@ -9,7 +9,7 @@ use portcullis::mechanism::rlimits::{Bound, Limit, Resource};
 use serde_json::Value;
 
 /// A mechanism and what a policy says of it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Mechanism {
     pub(crate) id: String,
     pub(crate) params: Params,

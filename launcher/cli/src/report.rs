@@ -11,7 +11,7 @@ use portcullis::{Report, Stopped};
 use crate::complain;
 
 /// Where the report goes, and how it is written.
-#[derive(Args)]
+#[derive(Debug, Default, PartialEq, Args)]
 pub(crate) struct Reporting {
     /// Tell what was applied and how the program ended, on standard error.
     #[arg(long, value_name = "FORMAT")]
@@ -21,7 +21,7 @@ pub(crate) struct Reporting {
     report_file: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
 enum Format {
     /// Words.
     Text,

@@ -6,12 +6,11 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{ExitCode, ExitStatus};
 
 use clap::Args;
 use portcullis::mechanism::cgroup_limit::CgroupLimit;
-use portcullis::mechanism::exec::FileDigest;
 use portcullis::mechanism::landlock::Access;
 use portcullis::mechanism::seccomp::Seccomp;
 use portcullis::mechanism::stdio;
@@ -19,6 +18,7 @@ use portcullis::{Command, Error, OpenError, RefusalReason};
 
 use crate::doctor::cgroup_above;
 use crate::each_line::EachLine;
+use crate::options::Options;
 use crate::policy::{CapDrop, Mechanism, ResourceLimit, Size, User};
 use crate::report::Reporting;
 use crate::{OWN_FAILURE, complain, signals};
@@ -39,80 +39,10 @@ const PASSED_ON: &[&str] = &["TERM", "LANG", "TZ"];
 /// Without a path option it can read and execute below /usr, /bin, /sbin, /lib, /lib64 and /etc, and
 /// nothing else. Ends as the program does: with its status, or by signal N, which a shell shows as 128+N;
 /// with 125 when portcullis refused; with 126 or 127 when the program can't be executed or was not found.
-#[derive(Args)]
-#[allow(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
+#[derive(Debug, PartialEq, Args)]
 pub(crate) struct Run {
-    /// Grant reading and executing below PATH.
-    #[arg(long, value_name = "PATH")]
-    read: Vec<PathBuf>,
-    /// Grant reading below PATH, and no executing.
-    #[arg(long, value_name = "PATH")]
-    read_only: Vec<PathBuf>,
-    /// Grant executing the files below PATH, which takes reading them too, and no listing of directories.
-    #[arg(long, value_name = "PATH")]
-    exec: Vec<PathBuf>,
-    /// Grant everything below PATH.
-    #[arg(long, value_name = "PATH")]
-    write: Vec<PathBuf>,
-    /// Grant connecting to this TCP port, and to no other.
-    #[arg(long, value_name = "PORT")]
-    connect: Vec<u16>,
-    /// Grant binding to this TCP port, and to no other.
-    #[arg(long, value_name = "PORT")]
-    bind: Vec<u16>,
-    /// Deny the network: an empty network namespace, and no socket of any family.
-    #[arg(long)]
-    no_network: bool,
-    /// Deny new processes and threads.
-    #[arg(long)]
-    no_new_tasks: bool,
-    /// Confine by all that an ordinary program survives: Landlock at the newest ABI with scopes and no
-    /// TCP, the filters baseline and no-metadata, an empty network namespace, no capabilities, no core
-    /// files, 256 processes, 1024 open files, its own session. Other options take the place of its parts.
-    #[arg(long)]
-    strict: bool,
-    /// Filter system calls by a built-in profile (baseline, compute, no-metadata, no-network) or by a file
-    /// in the format of OCI or seccompiler; each one is a layer.
-    #[arg(long, value_name = "PROFILE|FILE")]
-    seccomp: Vec<OsString>,
-    /// Limit a resource: nofile=64, cpu=10:20, stack=8M, core=0, nproc=unlimited.
-    #[arg(long, value_name = "NAME=SOFT[:HARD]")]
-    limit: Vec<ResourceLimit>,
-    /// Limit memory, by a cgroup that is made for the program: 512M.
-    #[arg(long, value_name = "BYTES")]
-    memory: Option<Size>,
-    /// Limit processes and threads, by a cgroup that is made for the program.
-    #[arg(long, value_name = "NUMBER")]
-    pids: Option<u64>,
-    /// The cgroup below which the program's own is made: by itself, the one above portcullis's own, for
-    /// one that has processes has no cgroups with limits below it.
-    #[arg(long, value_name = "PATH")]
-    cgroup: Option<PathBuf>,
-    /// Run as this user and group. Root becomes them; for anybody else they are inside a user namespace.
-    #[arg(long, value_name = "USER[:GROUP]")]
-    user: Option<User>,
-    /// Drop a capability, or all of them.
-    #[arg(long, value_name = "CAPABILITY|all")]
-    cap_drop: Vec<CapDrop>,
-    /// What the program is told as its own name.
-    #[arg(long, value_name = "NAME")]
-    argv0: Option<OsString>,
-    /// Execute the program only if its file has this BLAKE3 digest, as b3sum prints it.
-    #[arg(long, value_name = "blake3:HEX")]
-    digest: Option<FileDigest>,
-    /// Schedule a mechanism, in-tree or not, by its id and what a policy says of it: JSON or an inline
-    /// table of TOML, or @FILE that holds one.
-    #[arg(long, value_name = "ID={…}")]
-    mechanism: Vec<Mechanism>,
-    /// Leave the mechanism of this id out where this kernel can't do it, and say so in the report.
-    #[arg(long, value_name = "ID")]
-    prefer: Vec<String>,
-    /// Set a variable, or with the name alone pass it on.
-    #[arg(long, value_name = "NAME[=VALUE]")]
-    env: Vec<OsString>,
-    /// Start in PATH.
-    #[arg(long, value_name = "PATH")]
-    cwd: Option<PathBuf>,
+    #[command(flatten)]
+    options: Options,
     #[command(flatten)]
     reporting: Reporting,
     #[command(flatten)]
@@ -120,15 +50,23 @@ pub(crate) struct Run {
     /// Say what would be done, down to each system call, and launch nothing.
     #[arg(long)]
     explain: bool,
-    /// The launcher to use, in place of the one that is built in.
-    #[arg(long, value_name = "PATH")]
-    launcher: Option<PathBuf>,
     /// The program, and its arguments.
     #[arg(required = true, trailing_var_arg = true, value_name = "PROGRAM")]
     program: Vec<OsString>,
 }
 
 impl Run {
+    /// The run that a plain command line asks for, which clap would read as the same.
+    pub(crate) fn plain(words: &[OsString]) -> Option<Self> {
+        let [_, command, arguments @ ..] = words else { return None };
+        if command != "run" {
+            return None;
+        }
+        let (options, program) = Options::read_plain(arguments)?;
+        let (reporting, each_line) = <_>::default();
+        Some(Self { options, reporting, each_line, explain: false, program: program.to_vec() })
+    }
+
     pub(crate) fn run(&self) -> ExitCode {
         let mut command = match self.command() {
             Ok(command) => command,
@@ -186,7 +124,7 @@ impl Run {
     /// Whether nothing is left to do when the program runs, and nothing lost if no launcher stays.
     fn can_become_the_program(&self) -> bool {
         // A failure is told on standard error, which may be the program's by then.
-        let redirects = self.mechanism.iter().any(|it| it.id == stdio::ID);
+        let redirects = self.options.mechanism.iter().any(|it| it.id == stdio::ID);
         // What a terminal sends reaches a session of its own by way of portcullis alone.
         let needs_a_messenger = self.leaves_the_session() && File::open("/dev/tty").is_ok();
         !(self.reporting.is_wanted() || redirects || needs_a_messenger)
@@ -197,55 +135,55 @@ impl Run {
         let (program, arguments) = self.program.split_first().ok_or("no program is named")?;
         let mut command = Command::new(program);
         command.args(arguments).die_with_parent(true);
-        let paths = [&self.read, &self.read_only, &self.exec, &self.write];
-        let system = paths.iter().all(|it| it.is_empty());
+        let Options { read, read_only, exec, write, .. } = &self.options;
+        let system = [read, read_only, exec, write].iter().all(|it| it.is_empty());
         if system {
             for root in SYSTEM_ROOTS.iter().filter(|root| Path::new(root).exists()) {
                 command.read(root).exec(root);
             }
         }
-        for root in &self.read {
+        for root in read {
             command.read(root).exec(root);
         }
-        for root in &self.read_only {
+        for root in read_only {
             command.read(root);
         }
-        for root in &self.exec {
+        for root in exec {
             command.grant(root, [Access::Execute, Access::ReadFile]);
         }
-        for port in &self.connect {
+        for port in &self.options.connect {
             command.connect(*port);
         }
-        for port in &self.bind {
+        for port in &self.options.bind {
             command.bind(*port);
         }
-        for root in &self.write {
+        for root in write {
             command.write(root);
         }
-        if self.strict {
+        if self.options.strict {
             command.strict();
         } else {
             command.scope_where_supported();
             command.no_terminal_injection();
         }
         self.confine(&mut command)?;
-        if self.no_network {
+        if self.options.no_network {
             command.no_network();
         }
-        if self.no_new_tasks {
+        if self.options.no_new_tasks {
             command.no_new_tasks();
         }
-        for Mechanism { id, params } in &self.mechanism {
+        for Mechanism { id, params } in &self.options.mechanism {
             command.policy(id, params.clone());
         }
-        for id in &self.prefer {
+        for id in &self.options.prefer {
             command.prefer(id);
         }
         self.environment(&mut command)?;
-        if let Some(directory) = &self.cwd {
+        if let Some(directory) = &self.options.cwd {
             command.current_dir(directory);
         }
-        if let Some(launcher) = &self.launcher {
+        if let Some(launcher) = &self.options.launcher {
             command.launcher(launcher);
         }
         Ok(command)
@@ -254,39 +192,42 @@ impl Run {
     /// Whether strictness gives the program a session of its own.
     fn leaves_the_session(&self) -> bool {
         let said = |it: &Mechanism| it.id == portcullis::mechanism::process_attributes::ID;
-        self.strict && !self.mechanism.iter().any(said)
+        self.options.strict && !self.options.mechanism.iter().any(said)
     }
 
     /// What is asked for beside files, ports and the network.
     fn confine(&self, command: &mut Command) -> Result<(), String> {
-        for word in &self.seccomp {
+        for word in &self.options.seccomp {
             command.seccomp(Seccomp::from_profile_or_file(word));
         }
-        for ResourceLimit { resource, limit } in &self.limit {
+        for ResourceLimit { resource, limit } in &self.options.limit {
             command.limit(*resource, *limit);
         }
-        if let Some(User { uid, gid }) = self.user {
+        if let Some(User { uid, gid }) = self.options.user {
             command.user(uid, gid);
         }
-        for dropped in &self.cap_drop {
+        for dropped in &self.options.cap_drop {
             match dropped {
                 CapDrop::All => command.no_capabilities(),
                 CapDrop::One(capability) => command.drop_capability(*capability),
             };
         }
-        if let Some(name) = &self.argv0 {
+        if let Some(name) = &self.options.argv0 {
             command.arg0(name);
         }
-        if let Some(digest) = self.digest {
+        if let Some(digest) = self.options.digest {
             command.digest(digest);
         }
-        if self.memory.is_some() || self.pids.is_some() || self.cgroup.is_some() {
-            let parent = self.cgroup.clone().or_else(cgroup_above);
+        if self.options.memory.is_some()
+            || self.options.pids.is_some()
+            || self.options.cgroup.is_some()
+        {
+            let parent = self.options.cgroup.clone().or_else(cgroup_above);
             let parent =
                 parent.ok_or("no cgroup2 file system is mounted; --cgroup names a cgroup")?;
             let policy = CgroupLimit {
-                memory_max: self.memory.map(|Size(bytes)| bytes),
-                pids_max: self.pids,
+                memory_max: self.options.memory.map(|Size(bytes)| bytes),
+                pids_max: self.options.pids,
                 ..CgroupLimit::below(parent)
             };
             command.mechanism(&policy).map_err(|error| error.to_string())?;
@@ -300,7 +241,7 @@ impl Run {
             PASSED_ON.iter().any(|known| name == *known) || name.as_bytes().starts_with(b"LC_")
         };
         command.envs(env::vars_os().filter(|(name, _)| passed(name)));
-        for setting in &self.env {
+        for setting in &self.options.env {
             let bytes = setting.as_bytes();
             let equals = bytes.iter().position(|byte| *byte == b'=');
             let (name, value) = match equals {
@@ -375,4 +316,133 @@ fn remedy(error: &Error) -> Option<&'static str> {
 fn code(status: ExitStatus) -> ExitCode {
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(OWN_FAILURE).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, Parser as _};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{Arguments, Subcommands};
+
+    fn words(arguments: &[String]) -> Vec<OsString> {
+        ["portcullis", "run"]
+            .into_iter()
+            .chain(arguments.iter().map(String::as_str))
+            .map(Into::into)
+            .collect()
+    }
+
+    fn by_clap(words: &[OsString]) -> Option<Run> {
+        match Arguments::try_parse_from(words).ok()?.command {
+            Subcommands::Run(run) => Some(*run),
+            _ => None,
+        }
+    }
+
+    /// A value that is good for an option, by what its help calls it.
+    fn value_of(option: &clap::Arg) -> Option<&'static str> {
+        let name = option.get_value_names()?.first()?;
+        Some(match name.as_str() {
+            "PORT" | "NUMBER" => "80",
+            "PROFILE|FILE" => "baseline",
+            "NAME=SOFT[:HARD]" => "nofile=64:1K",
+            "BYTES" => "512M",
+            "USER[:GROUP]" => "1:2",
+            "CAPABILITY|all" => "net_raw",
+            "blake3:HEX" => {
+                "blake3:af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"
+            }
+            "ID={…}" => "a.b={umask = 63}",
+            _ => "A=b",
+        })
+    }
+
+    /// The options of [`Options`], and a value for each that takes one.
+    fn options() -> Vec<(String, Option<&'static str>)> {
+        let command = <Options as Args>::augment_args(clap::Command::new("run"));
+        let mut options = Vec::new();
+        for it in command.get_arguments() {
+            let Some(name) = it.get_long() else { continue };
+            let value = it.get_action().takes_values().then(|| value_of(it)).flatten();
+            options.push((format!("--{name}"), value));
+        }
+        options
+    }
+
+    #[test]
+    fn every_option_is_read_without_clap_and_as_by_clap() {
+        assert!(options().len() > 20);
+        for (name, value) in options() {
+            let separate: Vec<_> =
+                [Some(name.clone()), value.map(Into::into)].into_iter().flatten().collect();
+            let joined = vec![value.map_or(name.clone(), |value| format!("{name}={value}"))];
+            for option in [separate, joined] {
+                let program = ["true".to_owned(), "--".into(), "--read".into()];
+                let words = words(&[option, program.into()].concat());
+                let run = Run::plain(&words);
+                assert!(run.is_some(), "{words:?}");
+                assert_eq!(run, by_clap(&words), "{words:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_plain_is_left_to_clap() {
+        let command = Arguments::command();
+        let run = command.find_subcommand("run").unwrap();
+        let known: Vec<_> = options().into_iter().map(|(name, _)| name).collect();
+        let others = run.get_opts().filter_map(|it| Some(format!("--{}", it.get_long()?)));
+        let others: Vec<_> = others.filter(|name| !known.contains(name)).collect();
+        assert!(others.contains(&"--explain".into()), "{others:?}");
+        let mistakes = [
+            "--raed=/",
+            "--no_network",
+            "--no-network=1",
+            "--connect=x",
+            "--env=",
+            "-h",
+            "",
+            "--=x",
+        ];
+        for word in others.iter().map(String::as_str).chain(mistakes) {
+            assert_eq!(Run::plain(&words(&[word.into(), "true".into()])), None, "{word}");
+        }
+        let twice = ["--cwd=/", "--cwd=/", "true"].map(Into::into);
+        for arguments in [&[][..], &["--".into()], &["--read".into()], &twice] {
+            assert_eq!(Run::plain(&words(arguments)), None, "{arguments:?}");
+        }
+        assert_eq!(Run::plain(&["portcullis".into(), "mechanisms".into()]), None);
+    }
+
+    proptest! {
+        /// No command line is read as something else than clap reads it as.
+        #[test]
+        fn whatever_is_read_without_clap_clap_reads_as_the_same(
+            arguments in vec(word(), 0..8),
+        ) {
+            let words = words(&arguments);
+            if let Some(run) = Run::plain(&words) {
+                prop_assert_eq!(Some(run), by_clap(&words));
+            }
+        }
+    }
+
+    /// Options, their values, and what may be mistaken for them.
+    fn word() -> impl Strategy<Value = String> {
+        let names = options().into_iter().map(|(name, _)| name);
+        let values = options().into_iter().filter_map(|(_, value)| Some(value?.to_owned()));
+        let odd = [
+            "--", "-", "", "-x", "---", "--=", "run", "true", "--help", "--report", "text", "-1",
+            "+1", "%", "=", "é",
+        ];
+        let single = prop::sample::select(
+            names.chain(values).chain(odd.map(Into::into)).collect::<Vec<_>>(),
+        );
+        let joined =
+            (single.clone(), single.clone()).prop_map(|(name, value)| format!("{name}={value}"));
+        prop_oneof![4 => single, 1 => joined]
+    }
 }
