@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use portcullis_child::CloneOptions;
 use portcullis_core::Lowering;
@@ -17,8 +17,7 @@ use portcullis_core::registry::Registry;
 use portcullis_core::schedule::Schedule;
 use portcullis_core::state::{LauncherState, Readiness, RefusalReason};
 use portcullis_core::transcript::TranscriptWriter;
-use rustix::fs::{OFlags, fcntl_getfl, fstat};
-use rustix::io::Errno;
+use rustix::fs::{OFlags, fstat};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{DumpableBehavior, Pid, Signal, getegid, geteuid, getpid};
 use tracing::info_span;
@@ -226,7 +225,6 @@ pub(crate) fn launch<W: Channel>(
         lowering.finish(prologue)
     };
     drop(stage);
-    let attendee = attendee_of(getpid());
     let (schedule, foreseen) = (&schedule, &foreseen);
     // What is told is told before anything that may take its time. In place that is the exec alone, before
     // which all of it is told at once, unless namespaces are to be made or a cgroup to be entered.
@@ -236,7 +234,7 @@ pub(crate) fn launch<W: Channel>(
     } else {
         note_trace(transcript);
     }
-    let mut here = InPlace { lowered, schedule, outline, foreseen, ends, attendee };
+    let mut here = InPlace { lowered, schedule, outline, foreseen, ends, pid: getpid() };
     if purpose == Purpose::Explain {
         if in_place {
             here.foretell(transcript);
@@ -446,8 +444,10 @@ fn tell_so_far<W: Write>(transcript: &mut TranscriptWriter<W>, way: Way<'_>) -> 
 fn open_slot<'r>(slot: DescriptorSlot, handed: &Slots<'r>) -> Result<OpenSlot<'r>, Stop> {
     let index = slot.slot_index;
     let fault = |what: String| Stop::fault(format!("slot {index} ({:?}): {what}", slot.role));
-    let fd = handed.at(slot).map_err(|what| fault(what.into()))?;
-    let found = shape(fd).map_err(|errno| fault(format!("fstat: {errno}")))?;
+    let (fd, flags) = handed.at(slot).map_err(fault)?;
+    let mode = fstat(fd).map_err(|errno| fault(format!("fstat: {errno}")))?.st_mode;
+    let writable = [OFlags::WRONLY, OFlags::RDWR].contains(&(flags & OFlags::ACCMODE));
+    let found = DescriptorKind::from_mode(mode).map(|kind| DescriptorShape { kind, writable });
     if found.is_none_or(|found| !slot.expected.admits(found)) {
         let found = found.map_or("something else".to_owned(), |found| format!("{found:?}"));
         let detail = format!(
@@ -459,13 +459,7 @@ fn open_slot<'r>(slot: DescriptorSlot, handed: &Slots<'r>) -> Result<OpenSlot<'r
     Ok(OpenSlot { slot, fd })
 }
 
-fn shape(fd: BorrowedFd<'_>) -> Result<Option<DescriptorShape>, Errno> {
-    let Some(kind) = DescriptorKind::from_mode(fstat(fd)?.st_mode) else { return Ok(None) };
-    let access = fcntl_getfl(fd)? & OFlags::ACCMODE;
-    Ok(Some(DescriptorShape { kind, writable: access == OFlags::WRONLY || access == OFlags::RDWR }))
-}
-
-fn attendee_of(pid: Pid) -> Attendee {
+pub(crate) fn attendee_of(pid: Pid) -> Attendee {
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     Attendee { pid: pid.as_raw_pid(), uid, gid }
 }

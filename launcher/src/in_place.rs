@@ -11,7 +11,7 @@ use std::os::fd::{BorrowedFd, RawFd};
 
 use portcullis_core::Lowering;
 use portcullis_core::lowering::Lowered;
-use portcullis_core::mechanism::{Attendee, Stop};
+use portcullis_core::mechanism::Stop;
 use portcullis_core::plan::LaunchPlan;
 use portcullis_core::program::{Op, Program};
 use portcullis_core::schedule::Schedule;
@@ -19,9 +19,9 @@ use portcullis_core::state::{LauncherState, PhaseGroup, PhaseResult, RefusalReas
 use portcullis_core::transcript::TranscriptWriter;
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::{FdFlags, fcntl_setfd};
-use rustix::process::{getppid, parent_process_death_signal};
+use rustix::process::{Pid, getppid, parent_process_death_signal};
 
-use crate::coordinator::{NAMESPACE_HELP, Way, end, out_of_reach};
+use crate::coordinator::{NAMESPACE_HELP, Way, attendee_of, end, out_of_reach};
 use crate::launching::{failed, tell_results};
 use crate::outline::Outline;
 use crate::wiring::{Channel, Ends};
@@ -96,8 +96,8 @@ pub(crate) struct InPlace<'a> {
     pub(crate) foreseen: &'a [(PhaseGroup, PhaseResult)],
     /// What is told by, where it is not this process itself that is told.
     pub(crate) ends: Option<Ends>,
-    /// This process, as it is before it enters a namespace.
-    pub(crate) attendee: Attendee,
+    /// This process.
+    pub(crate) pid: Pid,
 }
 
 impl InPlace<'_> {
@@ -112,7 +112,7 @@ impl InPlace<'_> {
     /// Tells what has been done when all but the exec has.
     fn tell_done<W: Write>(&self, transcript: &mut TranscriptWriter<W>, program: &Program) {
         transcript.state(LauncherState::ChildCreated);
-        transcript.note(&format!("mechanism=in_place child_pid={}", self.attendee.pid));
+        transcript.note(&format!("mechanism=in_place child_pid={}", self.pid));
         let Lowered { remarks, notes, .. } = &self.lowered;
         for (_, _, text) in notes {
             transcript.note(text);
@@ -142,6 +142,8 @@ impl InPlace<'_> {
             enter_cgroup(cgroup)?;
         }
         let namespaces = self.lowered.clone.namespaces;
+        // As it is before it enters one.
+        let attendee = attendee_of(self.pid);
         if namespaces != 0 {
             sys::unshare(namespaces).map_err(|error| {
                 Stop::fault(format!("unshare of namespaces {NAMESPACE_HELP}: {error}"))
@@ -149,7 +151,7 @@ impl InPlace<'_> {
         }
         // 13. The launcher's part, from inside.
         for it in self.schedule.entries() {
-            it.mechanism.attend(&it.entry.params, self.attendee)?;
+            it.mechanism.attend(&it.entry.params, attendee)?;
         }
         out_of_reach()?;
         // 14. What is told when all has been done, by the step before the exec.

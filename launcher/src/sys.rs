@@ -7,6 +7,7 @@ use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 
 use portcullis_child::{CloneOptions, Failure};
+use rustix::fs::OFlags;
 
 use crate::assembly::Assembly;
 
@@ -14,24 +15,31 @@ mod arena;
 
 pub use arena::Arena;
 
-/// Whether `fd` is open.
-fn is_open(fd: RawFd) -> bool {
-    // SAFETY: F_GETFD reads a flag of the descriptor, or fails with EBADF.
-    fd >= 0 && unsafe { libc::fcntl(fd, libc::F_GETFD) } >= 0
+/// How `fd` was opened; `None` where it is closed.
+fn flags(fd: RawFd) -> Option<OFlags> {
+    // SAFETY: F_GETFL reads the flags of an open file, or fails with EBADF.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
+    u32::try_from(flags).ok().map(OFlags::from_bits_retain)
+}
+
+/// The fd that the launcher was started with at this number, if there is one, and how it was opened.
+pub(crate) fn inherited_as(fd: RawFd) -> Option<(BorrowedFd<'static>, OFlags)> {
+    let flags = flags(fd)?;
+    // SAFETY: the fd is open, and an inherited fd is never closed before the process ends: the one
+    // that is, is taken by `take_inherited`, whose caller keeps no borrow of it.
+    Some((unsafe { BorrowedFd::borrow_raw(fd) }, flags))
 }
 
 /// The fd that the launcher was started with at this number, if there is one.
 pub(crate) fn inherited(fd: RawFd) -> Option<BorrowedFd<'static>> {
-    // SAFETY: the fd is open, and an inherited fd is never closed before the process ends: the one
-    // that is, is taken by `take_inherited`, whose caller keeps no borrow of it.
-    is_open(fd).then(|| unsafe { BorrowedFd::borrow_raw(fd) })
+    inherited_as(fd).map(|(fd, _)| fd)
 }
 
 /// Takes the fd that the launcher was started with at this number, to close it. Nothing else may use
 /// the number: the wiring sees to it that its four fds differ.
 pub(crate) fn take_inherited(fd: RawFd) -> Option<OwnedFd> {
     // SAFETY: the fd is open, it came with the process, and its one owner is who takes it here.
-    is_open(fd).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
+    flags(fd).map(|_| unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Whether this process is known to have one thread: the kernel refuses to unshare what more than one

@@ -10,7 +10,7 @@ use portcullis_core::descriptor::{DescriptorRole, DescriptorSlot};
 use portcullis_core::frame::{HEADER_LEN, MAX_BODY_LEN};
 use portcullis_core::mechanism::{Fault, Stop};
 use portcullis_core::state::RefusalReason;
-use rustix::fs::{SealFlags, fcntl_get_seals};
+use rustix::fs::{OFlags, SealFlags, fcntl_get_seals, fcntl_getfl};
 use rustix::io::{Errno, FdFlags, fcntl_setfd, pread, read, retry_on_intr};
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -104,8 +104,8 @@ pub(crate) enum Slots<'r> {
 }
 
 impl<'r> Slots<'r> {
-    /// The fd of a slot, or what is wrong with it.
-    pub(crate) fn at(&self, slot: DescriptorSlot) -> Result<BorrowedFd<'r>, &'static str> {
+    /// The fd of a slot and how it was opened, or what is wrong with it.
+    pub(crate) fn at(&self, slot: DescriptorSlot) -> Result<(BorrowedFd<'r>, OFlags), String> {
         let index = slot.slot_index;
         match self {
             // A mechanism would keep it open, for the workload to write to.
@@ -113,19 +113,25 @@ impl<'r> Slots<'r> {
                 if slot.role != DescriptorRole::ControlChannel
                     && channels.iter().any(|fd| u32::try_from(*fd) == Ok(index)) =>
             {
-                Err("its number is that of one of the launcher's four fds")
+                Err("its number is that of one of the launcher's four fds".into())
             }
             Self::Inherited(_) => {
-                let fd = RawFd::try_from(index).ok().and_then(sys::inherited);
-                fd.ok_or("its fd is closed")
+                let fd = RawFd::try_from(index).ok().and_then(sys::inherited_as);
+                fd.ok_or_else(|| "its fd is closed".into())
             }
-            Self::Received(fds) => fds.get(&index).map(AsFd::as_fd).ok_or("no fd came for it"),
+            Self::Received(fds) => open(fds.get(&index), "no fd came for it"),
             Self::Opened(fds) => {
                 let found = fds.iter().find(|(opened, _)| opened.slot_index == index);
-                found.map(|(_, fd)| fd.as_fd()).ok_or("no fd was opened for it")
+                open(found.map(|(_, fd)| fd), "no fd was opened for it")
             }
         }
     }
+}
+
+fn open<'r>(fd: Option<&'r OwnedFd>, missing: &str) -> Result<(BorrowedFd<'r>, OFlags), String> {
+    let fd = fd.ok_or(missing)?.as_fd();
+    let flags = fcntl_getfl(fd).map_err(|errno| format!("fcntl(F_GETFL): {errno}"))?;
+    Ok((fd, flags))
 }
 
 /// The channels, from the message that asked for the launch or from the environment.
@@ -164,7 +170,7 @@ fn received(request: &Request) -> Result<Channels<'_>, Fault> {
 fn inherited() -> Result<Channels<'static>, Fault> {
     let fault = |what| Fault { what, note: None };
     let plan = named(PLAN).map_err(fault)?;
-    let error_read = named(ERROR_READ).map_err(fault)?.as_raw_fd();
+    let error_read = number(ERROR_READ).map_err(fault)?;
     let error = number(ERROR).map_err(fault)?;
     let control = number(CONTROL).map_err(fault)?;
     let numbers = [plan.as_raw_fd(), error_read, error, control];
@@ -173,8 +179,8 @@ fn inherited() -> Result<Channels<'static>, Fault> {
             return Err(fault(format!("{name} is {fd}, and so is another of the four fds")));
         }
     }
-    let closed = |name| fault(format!("{name} was closed"));
-    let error_read = sys::take_inherited(error_read).ok_or_else(|| closed(ERROR_READ))?;
+    let error_read =
+        sys::take_inherited(error_read).ok_or_else(|| fault(closed(ERROR_READ, error_read)))?;
     let (error_read, error) = match sys::take_inherited(error) {
         Some(error) => {
             // So that the exec shows as end of file. It is inherited, so the supervisor could not set it.
@@ -206,7 +212,11 @@ fn error_pipe() -> Result<(OwnedFd, OwnedFd), Fault> {
 /// What is wrong with the variable.
 pub(crate) fn named(variable: &str) -> Result<BorrowedFd<'static>, String> {
     let fd = number(variable)?;
-    sys::inherited(fd).ok_or_else(|| format!("{variable} is {fd}, and that fd is closed"))
+    sys::inherited(fd).ok_or_else(|| closed(variable, fd))
+}
+
+fn closed(variable: &str, fd: RawFd) -> String {
+    format!("{variable} is {fd}, and that fd is closed")
 }
 
 fn number(variable: &str) -> Result<RawFd, String> {
@@ -244,6 +254,7 @@ pub(crate) fn read_plan(plan: BorrowedFd<'_>, seals: Option<SealFlags>) -> Resul
         if bytes.len() == bytes.capacity() {
             bytes.reserve(bytes.len());
         }
+        let room = bytes.capacity() - bytes.len();
         // Several launches may read one memfd at once, and its offset is all of theirs. What has no place
         // to read from (a pipe) is one launch's alone.
         let result = retry_on_intr(|| {
@@ -252,7 +263,10 @@ pub(crate) fn read_plan(plan: BorrowedFd<'_>, seals: Option<SealFlags>) -> Resul
             if seals.is_some() { pread(plan, piece, done) } else { read(plan, piece) }
         });
         match result {
-            Ok(0) => {
+            // What is sealed has ended where a reading of it does.
+            Ok(length)
+                if length == 0 || (seals.is_some() && length < room && bytes.len() <= MOST) =>
+            {
                 // The launcher's memory hands out again what the plan does not take.
                 bytes.shrink_to_fit();
                 return Ok(bytes);

@@ -1,8 +1,7 @@
 #![doc = include_str!("userns.md")]
 
 use std::fmt;
-use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::fs;
 
 use portcullis_core::lowering::{NoteTime, Remark};
 use portcullis_core::mechanism::{
@@ -12,6 +11,7 @@ use portcullis_core::mechanism::{
 use portcullis_core::program::Op;
 use portcullis_core::state::RefusalReason;
 use portcullis_core::{Lowering, Params};
+use rustix::fs::{Mode, OFlags, open};
 use serde::{Deserialize, Serialize};
 
 use crate::capability::Capability;
@@ -353,8 +353,10 @@ impl Mechanism for Enter {
     fn attend(&self, params: &Params, child: Attendee) -> Result<(), Fault> {
         let write = |file: &str, text: &str| -> Result<(), Fault> {
             let path = format!("/proc/{}/{file}", child.pid);
-            let opened = OpenOptions::new().write(true).open(&path);
-            opened.and_then(|mut map| map.write_all(text.as_bytes())).map_err(|error| Fault {
+            let opened = open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+            // A map is taken whole, by one write, or not at all (user_namespaces(7)).
+            let written = opened.and_then(|map| rustix::io::write(map, text.as_bytes()));
+            written.map(drop).map_err(|error| Fault {
                 what: format!("writing {text:?} to {path}: {error}"),
                 note: Some("user_namespace=map_write_failed fail_closed"),
             })
