@@ -473,6 +473,11 @@ fn a_report_is_text_or_json_and_goes_where_it_is_asked_to() {
     );
     let words = text(&output(&["run", "--report", "text", "--", "true"]).stderr);
     assert!(words.contains("applied  linux.landlock.apply.v1"), "{words}");
+    assert!(words.starts_with("way      in place\n"), "{words}");
+    let attributes = "linux.process.attributes.v1={\"parent_death_signal\":9}";
+    let child = output(&["run", "--report", "text", "--mechanism", attributes, "--", "true"]);
+    let words = text(&child.stderr);
+    assert!(words.starts_with("way      a child of a launcher\n"), "{words}");
     let refused = output(&["run", "--report", "json", "--read", "/lib", "--", "/bin/true"]);
     let json = text(&refused.stderr);
     let (_, json) = json.split_once('\n').unwrap();
@@ -596,7 +601,9 @@ fn a_line_whose_run_fails_is_counted_and_the_others_go_on() {
     let output = each_line(&["no-such-program"], "line\n");
     assert_eq!(output.status.code(), Some(127));
     let output = each_line(&["--report", "text", "true"], "line\n");
-    assert!(text(&output.stderr).contains("applied  linux.landlock.apply.v1"), "{output:?}");
+    let words = text(&output.stderr);
+    assert!(words.contains("applied  linux.landlock.apply.v1"), "{words}");
+    assert!(words.starts_with("way      a child of a resident launcher\n"), "{words}");
     for wrong in [&["--jobs", "0", "true"][..], &["--explain", "true"]] {
         assert_eq!(each_line(wrong, "").status.code(), Some(125));
     }

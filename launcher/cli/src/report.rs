@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use portcullis::{Report, Stopped};
+use portcullis::{Report, Stopped, Way};
 
 use crate::complain;
 
@@ -59,6 +59,14 @@ impl Reporting {
 
 fn words(report: &Report) -> String {
     let mut text = String::new();
+    if let Some(way) = report.way {
+        let way = match way {
+            Way::Child => "a child of a launcher",
+            Way::InPlace => "in place",
+            Way::Resident => "a child of a resident launcher",
+        };
+        let _ = writeln!(text, "way      {way}");
+    }
     for id in report.applied() {
         let _ = writeln!(text, "applied  {id}");
     }
