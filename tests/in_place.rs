@@ -100,7 +100,7 @@ fn version_1_is_never_in_place() {
     assert_eq!(made.terminal(), Some(LauncherState::ExecSucceeded));
 }
 
-fn a_step_that_fails_is_a_fault_by_name_before_and_at_the_exec() {
+fn an_exec_that_fails_is_a_fault_by_name() {
     let outcome = launch("--in-place", |host| {
         host.schedule("linux.seccomp.apply.v1", &json!({"deny": ["close_range"]}));
         let file = host.folder().join("no-program");
@@ -112,7 +112,7 @@ fn a_step_that_fails_is_a_fault_by_name_before_and_at_the_exec() {
     });
     outcome.faulted("linux.exec.v1");
     let transcript = outcome.transcript();
-    assert_eq!(transcript.value("child errno").or(Some("8")), Some("8"));
+    assert!(outcome.text.contains("# child errno=8\n"), "{outcome:?}");
     assert!(transcript.states().contains(&LauncherState::ReadyToExec), "all but the exec was done");
 }
 
@@ -144,6 +144,6 @@ fn main() -> ExitCode {
         version_1_is_never_in_place: [],
         a_failed_exec_is_told_under_the_narrowest_filter:
             [Need::Mechanism("linux.seccomp.apply.v1")],
-        a_step_that_fails_is_a_fault_by_name_before_and_at_the_exec: [],
+        an_exec_that_fails_is_a_fault_by_name: [],
     ])
 }

@@ -32,9 +32,16 @@ fn no_segment_of_the_launcher_is_writable_and_executable() {
 
 #[test]
 fn a_launcher_that_waits_has_taken_no_more_than_its_limit_of_memory() {
+    let mut measured = 0;
     for stage in STAGES {
-        // A kernel that lacks a mechanism says so in the tests of confinement.
-        let Ok(peak) = peak(stage) else { continue };
-        assert!(peak > 0 && peak <= PEAK_LIMIT, "{}: {peak} KiB", stage.name);
+        match peak(stage) {
+            Ok(peak) => {
+                assert!(peak > 0 && peak <= PEAK_LIMIT, "{}: {peak} KiB", stage.name);
+                measured += 1;
+            }
+            // A kernel that lacks a mechanism says so in the tests of confinement; the first stage takes none.
+            Err(error) => println!("{}: not measured: {error}", stage.name),
+        }
     }
+    assert!(measured > 0, "no launch was made");
 }

@@ -446,6 +446,25 @@ mod tests {
         assert_eq!(id.index(), 3);
     }
 
+    /// Whoever unshares a PID namespace stays outside of it, and only its children are in it.
+    #[test]
+    fn a_pid_namespace_takes_a_child_and_other_namespaces_do_not() {
+        const NEWUSER: u64 = 0x1000_0000;
+        const NEWPID: u64 = 0x2000_0000;
+        const NEWNET: u64 = 0x4000_0000;
+        let target = Target::default();
+        let asked = |flags| {
+            let mut lowering = Lowering::new(&target, &[]);
+            lowering.enter_namespaces(flags);
+            let why = lowering.bound_to_child().map(|(_, why)| why);
+            (why, lowering.finish(vec![]).clone.namespaces)
+        };
+        let (why, namespaces) = asked(NEWUSER | NEWPID);
+        assert!(why.is_some_and(|why| why.contains("PID namespace")), "{why:?}");
+        assert_eq!(namespaces, NEWUSER | NEWPID);
+        assert_eq!(asked(NEWUSER | NEWNET), (None, NEWUSER | NEWNET));
+    }
+
     #[test]
     fn the_parent_death_signal_is_rearmed_as_it_was_chosen_or_inherited() {
         let target = Target::default();
