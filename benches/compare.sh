@@ -14,6 +14,8 @@ list=$peers/list.tsv
 mkdir -p "$peers/bin" docs/performance
 : >"$list"
 export CARGO_TERM_COLOR=never
+# shellcheck source=benches/build.sh
+. benches/build.sh
 # Nobody answers a question.
 exec </dev/null
 
@@ -29,7 +31,6 @@ joined() { (IFS=:; echo "${roots[*]}"); }
 run() { printf 'run\t%s\t%s\t%s\n' "$1" "$2" "$3" >>"$list"; }             # NAME CONFINEMENT WORDS
 launcher() { printf 'launcher\t%s\t%s\t%s\t%s\t%s\n' "$@" >>"$list"; }    # NAME CONFINEMENT WORDS VERSION FRAME
 missing() { printf 'missing\t%s\t%s\n' "$1" "$2" >>"$list"; }              # NAME REASON
-have() { command -v "$1" >/dev/null 2>&1; }
 
 # Installs a package where that is possible.
 package() { # PACKAGE
@@ -59,14 +60,8 @@ crate() { # PROGRAM, CRATE, then cargo install's other arguments
 }
 
 library_and_command_line() {
-  local musl launcher=target/release/portcullis-launcher bin=target/release/portcullis
-  musl="$(uname -m)-unknown-linux-musl"
-  if rustup target list --installed 2>/dev/null | grep -qx "$musl"; then
-    cargo build --quiet --release -p portcullis-cli -p portcullis-launcher --target "$musl"
-    launcher=target/$musl/release/portcullis-launcher bin=target/$musl/release/portcullis
-  else
-    cargo build --quiet --release -p portcullis-cli -p portcullis-launcher
-  fi || exit
+  build_release portcullis-cli portcullis-launcher || exit
+  local launcher=$built/portcullis-launcher bin=$built/portcullis
   local options
   options="$(each '--read %s')--write /tmp --no-new-tasks"
   run 'portcullis run' 'Landlock, seccomp' "$bin run $options -- /bin/true"
@@ -81,29 +76,8 @@ library_and_command_line() {
 
 # The limit: a launcher that makes the same calls and verifies nothing.
 peer_reference() {
-  local compiler=
-  if have musl-gcc; then
-    compiler='musl-gcc -idirafter /usr/include -idirafter /usr/include/'$(uname -m)-linux-gnu
-  elif have cc; then
-    compiler=cc
-  else
-    missing 'reference launcher in C' 'there is no C compiler'
-    return
-  fi
-  local name words
-  while read -r name words; do
-    # shellcheck disable=SC2086 # options are words
-    $compiler -O2 -static $words -o "$peers/bin/reference-$name" benches/reference/launcher.c \
-      2>"$peers/reference.log" || {
-      missing 'reference launcher in C' "$compiler: $(grep -m1 error "$peers/reference.log")"
-      return
-    }
-  done <<'END'
-scrub
-scrub-in-place -DIN_PLACE
-confined -DLANDLOCK -DSECCOMP
-in-place -DLANDLOCK -DSECCOMP -DIN_PLACE
-END
+  local why
+  why=$(build_reference "$peers/bin") || { missing 'reference launcher in C' "$why"; return; }
   launcher 'reference launcher in C, verifies nothing' 'scrub' "$peers/bin/reference-scrub" 2 0
   launcher 'reference launcher in C, in place' 'scrub' "$peers/bin/reference-scrub-in-place" 2 0
   launcher 'reference launcher in C, verifies nothing' 'Landlock, seccomp' "$peers/bin/reference-confined" 2 2

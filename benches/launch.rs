@@ -23,6 +23,8 @@ fn launches(criterion: &mut Criterion) {
         group.sample_size(50).warm_up_time(Duration::from_secs(1));
         group.measurement_time(Duration::from_secs(2));
         measure(&mut group, floor::POSIX_SPAWN, &floor::posix_spawn(&workload));
+        let library = floor::standard_library(&workload);
+        measure(&mut group, floor::STANDARD_LIBRARY, &library);
         measure(&mut group, floor::VFORK, &floor::vfork(&workload));
         for stage in STAGES {
             for way in WAYS {

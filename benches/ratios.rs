@@ -12,9 +12,13 @@ use std::any::Any;
 use std::fs::{self, File};
 use std::hint::black_box;
 use std::os::fd::AsFd;
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
-use portcullis::mechanism::seccomp::{self, Seccomp};
+use portcullis::mechanism::seccomp::{
+    self, Action, Comparison, Condition, Errno, Rule, Seccomp, Width,
+};
 use portcullis::{Command, Params};
 use portcullis_benches::measure::{Effort, medians, throughput};
 use portcullis_benches::stage::{FILES_AND_CALLS, STAGES};
@@ -52,7 +56,8 @@ fn stages(run: &Run) -> Vec<Table> {
 /// down, would be in the way of one without.
 fn stages_of(workload: &Workload, run: &Run) -> Table {
     let ways = WAYS.iter().map(|it| it.name);
-    let columns = ["stage", floor::POSIX_SPAWN, floor::VFORK].into_iter().chain(ways);
+    let floors = [floor::POSIX_SPAWN, floor::STANDARD_LIBRARY, floor::VFORK];
+    let columns = ["stage"].into_iter().chain(floors).chain(ways);
     let mut table = Table::new(format!("Stages, of {}", workload.name), columns);
     let limit = run.effort.limit / u32::try_from(STAGES.len()).expect("a few");
     let mut fewest = run.effort.rounds;
@@ -62,7 +67,7 @@ fn stages_of(workload: &Workload, run: &Run) -> Table {
         } else {
             Some(floor::vfork(workload))
         };
-        let mut candidates = vec![floor::posix_spawn(workload)];
+        let mut candidates = vec![floor::posix_spawn(workload), floor::standard_library(workload)];
         candidates.extend(exec_alone.clone());
         for way in WAYS {
             candidates.push((way.ready)(stage.command(workload)).expect(stage.name));
@@ -71,10 +76,10 @@ fn stages_of(workload: &Workload, run: &Run) -> Table {
         fewest = fewest.min(rounds);
         let beside = |median: &f64| beside(*median, medians[0]);
         let mut cells = vec![stage.name.to_owned(), microseconds(medians[0])];
-        if exec_alone.is_none() {
-            cells.push("-".to_owned());
-        }
         cells.extend(medians[1..].iter().map(beside));
+        if exec_alone.is_none() {
+            cells.insert(floors.len(), "-".to_owned());
+        }
         table.row(cells);
     }
     table.note(format!(
@@ -87,16 +92,17 @@ fn stages_of(workload: &Workload, run: &Run) -> Table {
 
 /// Launches per second with one to twice as many in flight as there are CPUs.
 fn throughputs(run: &Run) -> Vec<Table> {
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
     let (slice, turns) =
         if run.test { (Duration::ZERO, 1) } else { (Duration::from_millis(300), 10) };
     let workload = true_();
-    let columns =
-        ["in flight", floor::POSIX_SPAWN].into_iter().chain(WAYS.iter().map(|it| it.name));
+    let floors = ["in flight", floor::POSIX_SPAWN, floor::STANDARD_LIBRARY];
+    let columns = floors.into_iter().chain(WAYS.iter().map(|it| it.name));
     let title = format!("Launches per second, of {}, with Landlock and seccomp", workload.name);
     let mut table = Table::new(title, columns);
     for in_flight in 1..=2 * cpus {
-        let mut candidates = vec![floor::posix_spawn(&workload)];
+        let mut candidates =
+            vec![floor::posix_spawn(&workload), floor::standard_library(&workload)];
         for way in WAYS {
             let command = FILES_AND_CALLS.command(&workload);
             candidates.push((way.ready)(command).expect(way.name));
@@ -150,8 +156,8 @@ const CURVES: &[Curve] = &[
     },
     Curve {
         title: "Length of the filter",
-        quantity: "denied calls",
-        sizes: &[1, 10, 30, 100, 200, 350],
+        quantity: "instructions",
+        sizes: &[10, 30, 100, 300, 1000],
         prepare: filter,
         fork: false,
     },
@@ -163,7 +169,7 @@ const CURVES: &[Curve] = &[
         fork: false,
     },
     Curve {
-        title: "Memory of the supervisor",
+        title: "Memory of the supervisor, which has 8 idle threads",
         quantity: "MB",
         sizes: &[10, 100, 1000, 8000],
         prepare: memory,
@@ -173,7 +179,7 @@ const CURVES: &[Curve] = &[
 
 impl Curve {
     fn measure(&self, run: &Run) -> Table {
-        let mut columns = vec![self.quantity, floor::POSIX_SPAWN];
+        let mut columns = vec![self.quantity, floor::POSIX_SPAWN, floor::STANDARD_LIBRARY];
         if self.fork {
             columns.push(floor::FORK);
         }
@@ -192,7 +198,8 @@ impl Curve {
     fn add(&self, table: &mut Table, size: usize, run: &Run) -> Result<(), String> {
         let point = (self.prepare)(size)?;
         let workload = smallest();
-        let mut candidates = vec![floor::posix_spawn(&workload)];
+        let mut candidates =
+            vec![floor::posix_spawn(&workload), floor::standard_library(&workload)];
         // What a kernel or a limit refuses is said, and is no panic.
         (point.command)().status().map_err(|error| error.to_string())?;
         let mut left_out = Vec::new();
@@ -209,12 +216,13 @@ impl Curve {
         }
         let effort = Effort { limit: run.effort.limit / 6, ..run.effort };
         let (medians, rounds) = medians(&candidates, effort);
-        let mut cells = vec![point.label.clone(), microseconds(medians[0])];
+        let library = beside(medians[1], medians[0]);
+        let mut cells = vec![point.label.clone(), microseconds(medians[0]), library];
         if self.fork {
             cells.push(forked(&workload, effort));
             table.note(format!("Of {}, {FORKS}.", floor::FORK));
         }
-        let mut measured = medians[1..].iter();
+        let mut measured = medians[2..].iter();
         for way in WAYS {
             let median = if left_out.contains(&way.name) { None } else { measured.next() };
             cells.push(median.map_or("-".to_owned(), |median| beside(*median, medians[0])));
@@ -274,22 +282,36 @@ fn entries(count: usize) -> Result<Point, String> {
     Ok(Point { label: count.to_string(), command: Box::new(command), held: Box::new(()) })
 }
 
-fn filter(count: usize) -> Result<Point, String> {
-    // Those that the launch itself makes once the filter is there.
-    let own = ["execveat", "exit_group", "write"];
-    let names = syscalls::Sysno::iter().map(|it| it.name()).filter(|name| !own.contains(name));
-    let deny: Vec<String> = names.take(count).map(str::to_owned).collect();
-    let label = deny.len();
-    let command = move || {
-        let mut command = command();
-        let filter = Seccomp { deny: deny.clone(), ..Seccomp::default() };
-        command.mechanism(&filter).expect("a policy");
-        command
+/// A filter of about as many instructions. Calls that are neighbours and fare alike are one range to the compiler, so
+/// that denying more of them makes no filter long; rules with conditions do, each of which stays a comparison.
+fn filter(length: usize) -> Result<Point, String> {
+    let command_of = |rules: usize| -> Result<_, String> {
+        let rule = |number: usize| {
+            // Not neighbours either.
+            let condition = Comparison::Eq(3 * number as u64 + 1_000_000);
+            Ok(Rule {
+                calls: vec!["sched_getscheduler".into()],
+                action: Action::Errno(Errno::EPERM),
+                when: vec![Condition::new(0, Width::Low32, condition)?],
+            })
+        };
+        let rules = (0..rules).map(rule).collect::<Result<_, String>>()?;
+        let filter = Seccomp { rules, ..Seccomp::default() };
+        let command = move || {
+            let mut command = command();
+            command.mechanism(&filter).expect("a policy");
+            command
+        };
+        let words = command().explain().map_err(|error| error.to_string())?;
+        let found = words.split("filter of ").nth(1).and_then(|rest| rest.split(' ').next());
+        let found: usize = found.and_then(|it| it.parse().ok()).ok_or("it explains no filter")?;
+        Ok((found, command))
     };
-    let words = command().explain().map_err(|error| error.to_string())?;
-    let length = words.split("filter of ").nth(1).and_then(|rest| rest.split(' ').next());
-    let label = format!("{label} ({} instructions)", length.unwrap_or("?"));
-    Ok(Point { label, command: Box::new(command), held: Box::new(()) })
+    let (short, _) = command_of(1)?;
+    let (longer, _) = command_of(11)?;
+    let each = (longer - short).div_ceil(10).max(1);
+    let (found, command) = command_of(1 + length.saturating_sub(short) / each)?;
+    Ok(Point { label: found.to_string(), command: Box::new(command), held: Box::new(()) })
 }
 
 fn fds(count: usize) -> Result<Point, String> {
@@ -328,7 +350,19 @@ fn memory(megabytes: usize) -> Result<Point, String> {
     }
     // Written to, or it would be one page of zeros.
     let held = vec![1_u8; megabytes * 1_000_000];
+    let held = (held, idle_threads(8));
     Ok(Point { label: megabytes.to_string(), command: Box::new(command), held: Box::new(held) })
+}
+
+/// Threads that wait until what is returned is dropped, as a server's do: their stacks are memory too, and a child
+/// has none of them.
+fn idle_threads(count: usize) -> Vec<mpsc::Sender<()>> {
+    let idle = |_| {
+        let (held, wait) = mpsc::channel();
+        thread::spawn(move || wait.recv());
+        held
+    };
+    (0..count).map(idle).collect()
 }
 
 /// What the launcher takes that is no time.

@@ -44,7 +44,8 @@ pub fn medians(candidates: &[Launch], effort: Effort) -> (Vec<f64>, usize) {
     (samples.into_iter().map(median).collect(), rounds)
 }
 
-fn median(mut samples: Vec<Duration>) -> f64 {
+/// The median, in microseconds.
+pub fn median(mut samples: Vec<Duration>) -> f64 {
     samples.sort_unstable();
     samples[samples.len() / 2].as_secs_f64() * 1e6
 }
