@@ -30,6 +30,8 @@ use tempfile::TempDir;
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/instructions.txt");
 /// In percent. What differs from run to run is how many digits a pid has, and the like.
 const TOLERANCE: u64 = 3;
+/// Where the launcher is another compiler's, in percent: its code is other code, of the same size or so.
+const TOLERANCE_OF_OTHERS: u64 = 10;
 
 const HEAD: &str = "\
 # Instructions in user space of the launcher and its child, until the workload's exec, and the windows of
@@ -104,7 +106,7 @@ fn count(launch: Launch<'_>) -> (u64, usize) {
     (number.parse().unwrap(), windows.len())
 }
 
-/// What the launcher was built by: instructions of another compiler are others. Its standard library's
+/// What the launcher was built by: instructions of another compiler are others, if about as many. Its standard library's
 /// places in the source name the commit.
 fn compiler() -> String {
     let image = portcullis::bundled_launcher().unwrap();
@@ -118,12 +120,8 @@ fn instructions_are_as_many_as_they_were() {
     let compiler = format!("compiler {}", compiler());
     let known = fs::read_to_string(FILE).unwrap_or_default();
     let update = std::env::var_os("UPDATE").is_some();
-    if !update && !known.lines().any(|line| line == compiler) {
-        eprintln!(
-            "note: {FILE} is of another compiler, so nothing is compared; UPDATE=1 writes it anew"
-        );
-        return;
-    }
+    let same = known.lines().any(|line| line == compiler);
+    let tolerance = if same { TOLERANCE } else { TOLERANCE_OF_OTHERS };
     let (mut text, mut differing) = (format!("{HEAD}{compiler}\n"), Vec::new());
     for (what, launch) in launches() {
         let (found, windows) = count(launch);
@@ -132,10 +130,11 @@ fn instructions_are_as_many_as_they_were() {
         let mut numbers = line.split_whitespace().map(|number| number.parse::<u64>().unwrap());
         let mut number = || numbers.next().unwrap_or(0);
         let (expected, expected_windows) = (number(), number());
-        if found.abs_diff(expected) * 100 > expected * TOLERANCE {
+        if found.abs_diff(expected) * 100 > expected * tolerance {
             differing.push(format!("{what}: {found}, and it was {expected}"));
         }
-        if windows as u64 > expected_windows {
+        // Where another compiler's functions lie is its affair.
+        if same && windows as u64 > expected_windows {
             differing.push(format!("{what}: {windows} windows, and it was {expected_windows}"));
         }
     }
@@ -145,7 +144,7 @@ fn instructions_are_as_many_as_they_were() {
     }
     assert!(
         differing.is_empty(),
-        "more than {TOLERANCE} % off, or in more windows. Fewer are good news, more need a reason; \
+        "more than {tolerance} % off, or in more windows. Fewer are good news, more need a reason; \
          benches/layout.sh brings them together again, and UPDATE=1 writes them anew.\n{}",
         differing.join("\n")
     );
