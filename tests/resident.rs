@@ -670,7 +670,7 @@ fn what_is_on_its_way_holds_up_nobody_and_has_nothing_of_another() {
         assert_eq!(is("socket:"), 0, "{fds:?}");
         assert!(is("pipe:") > 0, "{fds:?}");
         for pipe in fds.iter().filter(|to| to.to_string_lossy().contains("pipe:")) {
-            assert!(channels.insert(pipe.clone()), "{pipe:?} is another launch's too");
+            assert!(channels.insert(pipe.clone()), "{} is another launch's too", pipe.display());
         }
     }
     // One that began early ends while those that began later wait, and the first of all ends last.

@@ -106,8 +106,8 @@ fn count(launch: Launch<'_>) -> (u64, usize) {
     (number.parse().unwrap(), windows.len())
 }
 
-/// What the launcher was built by: instructions of another compiler are others, if about as many. Its standard library's
-/// places in the source name the commit.
+/// What the launcher was built by: another compiler's instructions are others, if about as many. The standard
+/// library's places in its source name the commit.
 fn compiler() -> String {
     let image = portcullis::bundled_launcher().unwrap();
     let mark = b"/rustc/";
