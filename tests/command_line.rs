@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
 use portcullis_tests::{
-    Need, Signal, bystander, portcullis, read_proc, run, send, shell_of, tests, write_program,
+    Need, Signal, bystander, portcullis, read_proc, run, send, shell_of, terminal, tests,
+    write_program,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -590,6 +591,57 @@ fn runs_for_lines_are_made_at_once() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
 }
 
+fn no_more_runs_are_made_at_once_than_are_asked_for() {
+    let most = |jobs: &str| {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().to_str().unwrap();
+        // What is appended is so as a whole, in the order in which it happens.
+        let script = "echo 1 >>\"$0/log\"; sleep 0.05; echo -1 >>\"$0/log\"";
+        let arguments = ["--jobs", jobs, "--read", "/usr", "--read", "/bin", "--read", "/lib"];
+        let arguments = [&arguments[..], &["--write", path, "sh", "-c", script, path]].concat();
+        assert_eq!(each_line(&arguments, &"line\n".repeat(8)).status.code(), Some(0));
+        let log = fs::read_to_string(folder.path().join("log")).unwrap();
+        let steps = log.lines().map(|step| step.parse::<i32>().unwrap());
+        let mut running = steps.scan(0, |running, step| {
+            *running += step;
+            Some(*running)
+        });
+        assert_eq!(log.lines().count(), 16);
+        running.by_ref().max().unwrap()
+    };
+    assert_eq!(most("1"), 1);
+    assert!(most("2") <= 2);
+}
+
+fn progress_is_drawn_on_a_terminal_as_a_bar_where_the_end_is_known() {
+    let drawn = |lines: Stdio| {
+        let (terminal, behind) = terminal();
+        let mut child = Command::new(portcullis())
+            .args(["run", "--each-line", "sleep", "0.3"])
+            .stdin(lines)
+            .stdout(Stdio::null())
+            .stderr(terminal)
+            .spawn()
+            .unwrap();
+        // Reading fails where a terminal's other end is closed (EIO).
+        let mut text = Vec::new();
+        let _ = File::from(behind).read_to_end(&mut text);
+        assert!(child.wait().unwrap().success());
+        String::from_utf8_lossy(&text).into_owned()
+    };
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("lines");
+    fs::write(&file, "0\n0\n0\n0\n").unwrap();
+    let bar = drawn(File::open(&file).unwrap().into());
+    assert!(bar.contains("50 %"), "{bar:?}");
+    assert!(bar.trim_end().ends_with("4 succeeded, 0 failed, 0 not made"), "{bar:?}");
+    let mut lines = Command::new("cat").arg(&file).stdout(Stdio::piped()).spawn().unwrap();
+    let spinner = drawn(lines.stdout.take().unwrap().into());
+    lines.wait().unwrap();
+    assert!(spinner.contains("2 succeeded") && !spinner.contains('%'), "{spinner:?}");
+    assert!(spinner.trim_end().ends_with("4 succeeded, 0 failed, 0 not made"), "{spinner:?}");
+}
+
 fn a_line_whose_run_fails_is_counted_and_the_others_go_on() {
     let output = each_line(&["sh", "-c", "exit $0"], "0\n7\n0\n");
     assert_eq!(output.status.code(), Some(123));
@@ -656,6 +708,8 @@ fn main() -> ExitCode {
         a_mechanism_is_told_of_on_a_page_and_an_unknown_one_by_its_neighbours: [],
         each_line_is_a_run_of_its_own: [],
         runs_for_lines_are_made_at_once: [],
+        no_more_runs_are_made_at_once_than_are_asked_for: [],
+        progress_is_drawn_on_a_terminal_as_a_bar_where_the_end_is_known: [],
         a_line_whose_run_fails_is_counted_and_the_others_go_on: [],
         the_runs_of_lines_end_with_portcullis: [],
     ])

@@ -1,15 +1,14 @@
 //! The command line's options, one by one: what each does is seen from outside, and is not so without it.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
 use std::net::TcpListener;
 use std::process::{Child, Command, ExitCode, Output, Stdio};
 
 use portcullis_tests::{
-    Need, Signal, cgroup2, launcher, portcullis, read_proc, run, send, shell_of, tests,
+    Need, Signal, cgroup2, launcher, portcullis, read_proc, run, send, shell_of, terminal, tests,
     write_program,
 };
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -154,14 +153,11 @@ fn a_terminals_signal_reaches_a_session_of_its_own() {
 
 fn portcullis_stays_between_a_terminal_and_a_session_of_its_own() {
     let parent = |setsid: &[&str]| {
-        let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        grantpt(&terminal).and_then(|()| unlockpt(&terminal)).unwrap();
-        let name = ptsname(&terminal, Vec::new()).unwrap();
-        let slave = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+        let (terminal, _behind) = terminal();
         let script = r#""$0" run --strict --read / -- sh -c 'cat /proc/$PPID/comm'; :"#;
         let mut command = Command::new("setsid");
         command.args(setsid).args(["--wait", "sh", "-c", script]).arg(portcullis());
-        let output = command.stdin(slave).output().unwrap();
+        let output = command.stdin(terminal).output().unwrap();
         assert!(output.stderr.is_empty(), "{output:?}");
         text(&output.stdout)
     };

@@ -9,6 +9,7 @@ mod binary;
 mod host;
 mod need;
 mod resident;
+mod terminal;
 
 pub use binary::portcullis;
 pub use host::{
@@ -18,6 +19,7 @@ pub use host::{
 pub use need::{Need, Test, cgroup2, python, run};
 pub use resident::{Asked, Resident};
 pub use rustix::process::Signal;
+pub use terminal::terminal;
 
 /// The tests of a file, by their functions' names, each with what it needs.
 ///

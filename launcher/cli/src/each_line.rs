@@ -13,6 +13,7 @@ use std::time::Duration;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use portcullis::{Command, Error, Resident, Stdio, Template};
+use rustix::fs::FileType;
 
 use crate::report::Reporting;
 use crate::{OWN_FAILURE, complain};
@@ -101,7 +102,7 @@ impl Runs<'_> {
                 }
             }
             self.progress.set_message(self.tally.words());
-            self.progress.tick();
+            self.progress.inc(line.len() as u64 + 1);
         }
     }
 
@@ -143,6 +144,7 @@ impl Runs<'_> {
             if !line.is_empty() {
                 return Some(OsString::from_vec(line));
             }
+            self.progress.inc(1);
         }
         None
     }
@@ -218,12 +220,26 @@ fn progress() -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {msg}") {
+    let length = length_of_input();
+    let bar = ProgressBar::with_draw_target(length, ProgressDrawTarget::stderr());
+    let words = match length {
+        Some(_) => "{bar:30} {percent:>3} % {elapsed} {msg}",
+        None => "{spinner} {elapsed} {msg}",
+    };
+    if let Ok(style) = ProgressStyle::with_template(words) {
         bar.set_style(style);
     }
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
+}
+
+/// How many bytes standard input has; `None` where it is no file, and has no end that is known.
+fn length_of_input() -> Option<u64> {
+    let input = io::stdin();
+    let stat = rustix::fs::fstat(&input).ok()?;
+    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    let read = is_file.then(|| rustix::fs::tell(&input).ok()).flatten()?;
+    u64::try_from(stat.st_size).ok()?.checked_sub(read)
 }
 
 #[cfg(test)]
