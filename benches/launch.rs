@@ -9,14 +9,14 @@ use portcullis_benches::floor;
 use portcullis_benches::measure::Launch;
 use portcullis_benches::stage::STAGES;
 use portcullis_benches::way::WAYS;
-use portcullis_benches::workload::{smallest, true_};
+use portcullis_benches::workload::{python, smallest, true_};
 
 fn measure(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, launch: &Launch) {
     group.bench_function(name, |bencher| bencher.iter(|| launch()));
 }
 
 fn launches(criterion: &mut Criterion) {
-    for workload in [smallest(), true_()] {
+    for workload in [Some(smallest()), Some(true_()), python()].into_iter().flatten() {
         // What is criterion's folder has no slash.
         let name = workload.name.trim_start_matches('/').replace('/', " ");
         let mut group = criterion.benchmark_group(name);

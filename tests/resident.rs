@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command as Unconfined, ExitCode, Stdio as UnconfinedStdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use portcullis::{Child, Command, Error, Params, Resident, Stdio, Way};
 use portcullis_core::descriptor::{DescriptorKind, DescriptorRole};
@@ -323,6 +323,39 @@ fn nothing_of_a_launch_reaches_the_next() {
     let mut runs = shell("cd /usr; umask 0777; ulimit -n 10; exec sleep 60");
     let _running = resident.spawn(&runs.no_network().template().unwrap()).unwrap();
     assert_eq!(before, output(&resident, &look));
+}
+
+/// Until its exec a child has the launcher's memory, in which the plans of others have been.
+fn the_memory_of_a_launch_has_nothing_of_another() {
+    // The pattern does not match itself.
+    let script = r"
+import re
+found = set()
+with open('/proc/self/mem', 'rb', 0) as memory, open('/proc/self/maps') as maps:
+    for line in maps:
+        (first, end), flags = (int(it, 16) for it in line.split()[0].split('-')), line.split()[1]
+        if 'r' in flags and '[v' not in line:
+            memory.seek(first)
+            found.update(re.findall(rb'secre[t]-[0-9a-f]{16}', memory.read(end - first)))
+print(sorted(found))
+";
+    let search = || {
+        let mut command = Command::new("/usr/bin/python3");
+        command.args(["-c", script]);
+        command
+    };
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let secret = format!("secret-{:016x}", now.as_micros());
+    let resident = Resident::start().unwrap();
+    let mut other = shell(":");
+    other.arg(&secret).env("SECRET", &secret);
+    let mut held = shell("exec sleep 60");
+    held.arg(&secret).env("SECRET", &secret);
+    assert!(resident.output(&other.template().unwrap()).unwrap().status.success());
+    let _held = resident.spawn(&held.template().unwrap()).unwrap();
+    assert_eq!(output(&resident, &search()), "[]\n");
+    // The control: whose it is finds it so.
+    assert!(output(&resident, search().env("SECRET", &secret)).contains(&secret));
 }
 
 fn the_working_directory_is_this_processs_or_the_one_that_was_set() {
@@ -890,6 +923,7 @@ fn main() -> ExitCode {
         a_launcher_that_is_not_given_its_socket_says_so: [],
         // What a process that is out of reach holds is root's alone to see.
         a_thousand_launches_leave_nothing_behind: [LANDLOCK, Need::Root],
+        the_memory_of_a_launch_has_nothing_of_another: [Need::Python],
         nothing_of_a_launch_reaches_the_next: [LANDLOCK, NETNS],
         the_working_directory_is_this_processs_or_the_one_that_was_set: [],
         a_script_runs_by_its_fd: [],
