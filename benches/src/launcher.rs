@@ -18,7 +18,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::floor;
 use crate::stage::Stage;
-use crate::workload::Workload;
+use crate::workload::{Workload, smallest};
 
 /// The most memory that the launcher may be resident with, in KiB.
 pub const PEAK_LIMIT: u64 = 2 << 10;
@@ -37,14 +37,30 @@ pub fn peak(stage: &Stage) -> Result<u64, Error> {
     let mut command = stage.command(&cat);
     // It ends when its standard input does.
     let mut child = command.way(Way::Child).stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
-    let status = fs::read_to_string(format!("/proc/{}/status", child.launcher_id()));
+    let peak = high_water_mark(child.launcher_id());
     child.wait()?;
-    let field = status.ok().and_then(|status| {
-        let line =
-            status.lines().find_map(|line| line.strip_prefix("VmHWM:").map(str::to_owned))?;
-        line.trim().trim_end_matches(" kB").parse().ok()
-    });
-    Ok(field.expect("a launcher that waits has a VmHWM"))
+    Ok(peak)
+}
+
+/// The same of a resident launcher, when it has made a hundred launches of a stage.
+///
+/// # Errors
+///
+/// Those of the launches, and of reading `/proc`.
+pub fn resident_peak(stage: &Stage) -> Result<u64, Error> {
+    let template = stage.command(&smallest()).template()?;
+    let resident = template.resident()?;
+    for _ in 0..100 {
+        resident.spawn(&template)?.wait()?;
+    }
+    Ok(high_water_mark(resident.id()))
+}
+
+fn high_water_mark(process: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let number = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
+    number.expect("a process has a VmHWM")
 }
 
 /// What a frame of version 1 says, in version 2.
@@ -65,8 +81,8 @@ pub fn in_version_2(frame: &[u8]) -> Vec<u8> {
     LaunchPlan::encode(&body).expect("a plan")
 }
 
-/// A launch of `/bin/true` by one of [`VERSION_1_FRAMES`](portcullis_tests::VERSION_1_FRAMES) or what it is [in version 2](in_version_2): opens the roots,
-/// makes the channels and the sealed plan, starts the launcher, reads the transcript to its end, and waits.
+/// A launch of `/bin/true` by one of [`VERSION_1_FRAMES`](portcullis_tests::VERSION_1_FRAMES), or what it is
+/// [in version 2](in_version_2): opens the roots, makes the channels and the sealed plan, starts the launcher, reads the transcript to its end, and waits.
 /// The executable is at 10, a root to write to at 16, roots to read at 20 to 24, the channels above.
 ///
 /// The same few calls for whichever launcher, so that what differs is the launcher's.

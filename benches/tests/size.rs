@@ -1,7 +1,7 @@
 //! What the launcher takes that does not depend on the machine's speed: its file, and its memory. And that
 //! what was done for its speed leaves no memory that can be both written and executed.
 
-use portcullis_benches::launcher::{PEAK_LIMIT, SIZE_LIMIT, peak};
+use portcullis_benches::launcher::{PEAK_LIMIT, SIZE_LIMIT, peak, resident_peak};
 use portcullis_benches::stage::STAGES;
 
 #[test]
@@ -44,4 +44,10 @@ fn a_launcher_that_waits_has_taken_no_more_than_its_limit_of_memory() {
         }
     }
     assert!(measured > 0, "no launch was made");
+}
+
+#[test]
+fn a_resident_launcher_takes_no_more_than_that_after_a_hundred_launches() {
+    let peak = resident_peak(&STAGES[0]).unwrap();
+    assert!(peak > 0 && peak <= PEAK_LIMIT, "{peak} KiB");
 }
