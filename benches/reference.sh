@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Our launcher beside the one in C that verifies nothing (reference/launcher.c), both started by the same small
-# supervisor in C (reference/supervisor.c), in the same run; writes docs/performance/reference.md.
+# supervisor in C (reference/supervisor.c), in the same run; and what a resident one takes that verifies nothing
+# either (reference/resident.c). Writes docs/performance/reference.md.
 #
 #   benches/reference.sh [ROUNDS]     500 rounds unless given
 set -euo pipefail
@@ -13,7 +14,9 @@ mkdir -p "$folder" docs/performance
 why=$(build_reference "$folder") || { echo "reference.sh: $why" >&2; exit 1; }
 compiler=cc
 have cc || compiler="musl-gcc -static -idirafter /usr/include -idirafter /usr/include/$(uname -m)-linux-gnu"
-$compiler -O2 -o "$folder/supervisor" benches/reference/supervisor.c
+for program in supervisor resident; do
+  $compiler -O2 -o "$folder/$program" "benches/reference/$program.c"
+done
 build_release portcullis-launcher
 cargo build --quiet --profile bench -p portcullis-benches --bin reference
 exec target/release/reference "$folder" "$built/portcullis-launcher" docs/performance "$rounds"
