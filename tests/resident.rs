@@ -699,10 +699,10 @@ fn what_is_on_its_way_holds_up_nobody_and_has_nothing_of_another() {
         let own = [0, 1, 2].map(|fd| fs::read_link(format!("/proc/self/fd/{fd}")).ok());
         let fds = fds.filter_map(|fd| fs::read_link(fd.unwrap().path()).ok());
         let fds: BTreeSet<_> = fds.filter(|to| !own.contains(&Some(to.clone()))).collect();
-        let is = |kind: &str| fds.iter().filter(|to| to.to_string_lossy().contains(kind)).count();
-        assert_eq!(is("socket:"), 0, "{fds:?}");
-        assert!(is("pipe:") > 0, "{fds:?}");
-        for pipe in fds.iter().filter(|to| to.to_string_lossy().contains("pipe:")) {
+        let of = |kind| fds.iter().filter(move |to| to.to_string_lossy().contains(kind));
+        assert_eq!(of("socket:").count(), 0, "{fds:?}");
+        assert!(of("pipe:").count() > 0, "{fds:?}");
+        for pipe in of("pipe:") {
             assert!(channels.insert(pipe.clone()), "{} is another launch's too", pipe.display());
         }
     }

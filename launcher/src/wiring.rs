@@ -263,17 +263,15 @@ pub(crate) fn read_plan(plan: BorrowedFd<'_>, seals: Option<SealFlags>) -> Resul
             if seals.is_some() { pread(plan, piece, done) } else { read(plan, piece) }
         });
         match result {
-            // What is sealed has ended where a reading of it does.
-            Ok(length)
-                if length == 0 || (seals.is_some() && length < room && bytes.len() <= MOST) =>
-            {
-                // The launcher's memory hands out again what the plan does not take.
-                bytes.shrink_to_fit();
-                return Ok(bytes);
-            }
             Ok(_) if bytes.len() > MOST => {
                 let detail = format!("the plan is longer than {MOST} bytes, the most it may have");
                 return Err(Stop::refuse(RefusalReason::PlanInvalid, detail));
+            }
+            // What is sealed has ended where a reading of it does.
+            Ok(length) if length == 0 || (seals.is_some() && length < room) => {
+                // The launcher's memory hands out again what the plan does not take.
+                bytes.shrink_to_fit();
+                return Ok(bytes);
             }
             Ok(_) => {}
             Err(errno) => return Err(Stop::fault(format!("reading the plan: {errno}"))),

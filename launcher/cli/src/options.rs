@@ -132,13 +132,13 @@ impl Options {
             let program = rest.as_slice();
             let word = rest.next()?.to_str()?;
             let Some(option) = word.strip_prefix("--") else { break program };
+            if option.is_empty() {
+                break rest.as_slice();
+            }
             let (name, inline) = match option.split_once('=') {
                 Some((name, value)) => (name, Some(value)),
                 None => (option, None),
             };
-            if word == "--" {
-                break rest.as_slice();
-            }
             options.read(name, inline, &mut rest)?;
         };
         let named = program.first()?.as_encoded_bytes();
