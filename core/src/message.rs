@@ -18,13 +18,14 @@ pub const MAX_LEN: usize = HEADER_LEN + 4 * MAX_SLOTS;
 const HEADER_LEN: usize = 16;
 const TRACE: u16 = 1;
 const DIRECTORY: u16 = 2;
+const AT_END: u16 = 4;
 
 /// A message.
 ///
 /// ```
 /// use portcullis_core::message::LaunchMessage;
 ///
-/// let message = LaunchMessage { trace: false, directory: true, slots: vec![3, 4] };
+/// let message = LaunchMessage { directory: true, slots: vec![3, 4], ..LaunchMessage::default() };
 /// assert_eq!(LaunchMessage::decode(&message.encode()).unwrap(), message);
 /// assert_eq!(message.fds(), 8);
 /// ```
@@ -34,6 +35,8 @@ pub struct LaunchMessage {
     pub trace: bool,
     /// Whether a working directory is among the fds.
     pub directory: bool,
+    /// Whether who asks waits for the workload's end, so that nothing need be told before it where it comes soon.
+    pub at_end: bool,
     /// The slot of each of the last fds, in their order.
     pub slots: Vec<u32>,
 }
@@ -87,13 +90,13 @@ impl LaunchMessage {
 
     /// Its bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let trace = if self.trace { TRACE } else { 0 };
-        let directory = if self.directory { DIRECTORY } else { 0 };
+        let flags = [(self.trace, TRACE), (self.directory, DIRECTORY), (self.at_end, AT_END)];
+        let flags = flags.iter().map(|(set, flag)| if *set { *flag } else { 0 }).sum::<u16>();
         let slots = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
         let mut bytes = Vec::with_capacity(HEADER_LEN + 4 * self.slots.len());
         bytes.extend(MAGIC);
         bytes.extend(VERSION.to_le_bytes());
-        bytes.extend((trace | directory).to_le_bytes());
+        bytes.extend(flags.to_le_bytes());
         bytes.extend(slots.to_le_bytes());
         bytes.extend(self.slots.iter().flat_map(|slot| slot.to_le_bytes()));
         bytes
@@ -118,11 +121,11 @@ impl LaunchMessage {
             return Err(MessageError::Version { found });
         }
         let flags = u16::from_le_bytes(*flags);
-        if flags & !(TRACE | DIRECTORY) != 0 {
+        if flags & !(TRACE | DIRECTORY | AT_END) != 0 {
             return Err(MessageError::Flags { found: flags });
         }
         let count = usize::try_from(u32::from_le_bytes(*count)).unwrap_or(usize::MAX);
-        let directory = flags & DIRECTORY != 0;
+        let [trace, directory, at_end] = [TRACE, DIRECTORY, AT_END].map(|flag| flags & flag != 0);
         if count > MAX_SLOTS - usize::from(directory) {
             return Err(MessageError::Slots { found: count });
         }
@@ -136,7 +139,7 @@ impl LaunchMessage {
         if let Some(pair) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(MessageError::DuplicateSlot { slot: pair[0] });
         }
-        Ok(Self { trace: flags & TRACE != 0, directory, slots })
+        Ok(Self { trace, directory, at_end, slots })
     }
 }
 
@@ -146,15 +149,20 @@ mod tests {
 
     #[test]
     fn the_bytes_are_those_of_the_documentation() {
-        let message = LaunchMessage { trace: true, directory: true, slots: vec![3, 0x0102_0304] };
-        let expected = b"PCLAUNCH\x01\0\x03\0\x02\0\0\0\x03\0\0\0\x04\x03\x02\x01";
+        let message = LaunchMessage {
+            trace: true,
+            directory: true,
+            at_end: true,
+            slots: vec![3, 0x0102_0304],
+        };
+        let expected = b"PCLAUNCH\x01\0\x07\0\x02\0\0\0\x03\0\0\0\x04\x03\x02\x01";
         assert_eq!(message.encode(), expected);
         assert_eq!(LaunchMessage::decode(expected).unwrap(), message);
     }
 
     #[test]
     fn what_is_no_message_is_told_by_its_first_fault() {
-        let good = LaunchMessage { trace: false, directory: false, slots: vec![3, 4] }.encode();
+        let good = LaunchMessage { slots: vec![3, 4], ..LaunchMessage::default() }.encode();
         let with = |at: usize, byte: u8| {
             let mut bytes = good.clone();
             bytes[at] = byte;
@@ -162,7 +170,7 @@ mod tests {
         };
         assert_eq!(with(0, b'X'), MessageError::Magic);
         assert_eq!(with(8, 2), MessageError::Version { found: 2 });
-        assert_eq!(with(10, 4), MessageError::Flags { found: 4 });
+        assert_eq!(with(10, 8), MessageError::Flags { found: 8 });
         assert_eq!(with(12, 255), MessageError::Slots { found: 255 });
         assert_eq!(with(12, 3), MessageError::Length { found: 24, needed: 28 });
         assert_eq!(with(20, 3), MessageError::DuplicateSlot { slot: 3 });

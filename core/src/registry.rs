@@ -1,5 +1,8 @@
 //! The registry: the mechanisms that are linked into this binary, collected once and sorted.
 
+use std::cell::OnceCell;
+
+use crate::Digest;
 use crate::mechanism::Mechanism;
 
 /// What [`register!`](crate::register) leaves for [`Registry::collect`] to find.
@@ -77,7 +80,14 @@ macro_rules! register {
 
 /// The registered mechanisms, by id.
 #[derive(Clone)]
-pub struct Registry(Vec<&'static Registration>);
+pub struct Registry(Vec<Registered>);
+
+#[derive(Clone)]
+struct Registered {
+    mechanism: &'static dyn Mechanism,
+    /// That of its declaration. Who classifies many plans makes it once.
+    digest: OnceCell<Digest>,
+}
 
 /// Two mechanisms of one id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -112,19 +122,35 @@ impl Registry {
                 return Err(DuplicateId { id, first: place(first), second: place(second) });
             }
         }
-        Ok(Self(registrations))
+        let registered =
+            |it: &Registration| Registered { mechanism: it.mechanism, digest: OnceCell::new() };
+        Ok(Self(registrations.into_iter().map(registered).collect()))
     }
 
     /// The mechanism of this id.
     pub fn find(&self, id: &str) -> Option<&'static dyn Mechanism> {
-        let key = |it: &&Registration| it.mechanism.declaration().id;
-        let at = self.0.binary_search_by_key(&id, key).ok()?;
-        Some(self.0[at].mechanism)
+        self.place(id).map(|place| self.0[place].mechanism)
+    }
+
+    /// The place of the mechanism of this id among all.
+    pub(crate) fn place(&self, id: &str) -> Option<usize> {
+        self.0.binary_search_by_key(&id, |it| it.mechanism.declaration().id).ok()
+    }
+
+    /// The mechanism at a place.
+    pub(crate) fn mechanism_at(&self, place: usize) -> &'static dyn Mechanism {
+        self.0[place].mechanism
+    }
+
+    /// The digest of the declaration of the mechanism at a place.
+    pub(crate) fn digest_at(&self, place: usize) -> Digest {
+        let Registered { mechanism, digest } = &self.0[place];
+        *digest.get_or_init(|| mechanism.declaration().digest())
     }
 
     /// The mechanisms, by id.
     pub fn iter(&self) -> impl Iterator<Item = &'static dyn Mechanism> + '_ {
-        self.0.iter().map(|registration| registration.mechanism)
+        self.0.iter().map(|it| it.mechanism)
     }
 }
 

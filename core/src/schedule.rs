@@ -13,6 +13,8 @@ pub struct Scheduled<'a> {
     pub entry: &'a LoweringEntry,
     /// Its mechanism.
     pub mechanism: &'static dyn Mechanism,
+    /// Its place in the registry.
+    place: usize,
 }
 
 impl std::fmt::Debug for Scheduled<'_> {
@@ -42,10 +44,11 @@ impl<'a> Schedule<'a> {
         let mut scheduled = Vec::with_capacity(entries.len());
         for entry in entries {
             let id = &entry.id;
-            let Some(mechanism) = registry.find(id) else {
+            let Some(place) = registry.place(id) else {
                 let detail = format!("{id}: no such mechanism is linked into this launcher");
                 return refuse(RefusalReason::MissingPrimitive, detail);
             };
+            let mechanism = registry.mechanism_at(place);
             let declared = mechanism.declaration();
             if entry.version != declared.version {
                 let (asked, known) = (entry.version, declared.version);
@@ -59,7 +62,7 @@ impl<'a> Schedule<'a> {
                     format!("{id}: phase code {asked} is asked for, and its phase is {known}");
                 return refuse(RefusalReason::MissingPrimitive, detail);
             }
-            scheduled.push(Scheduled { entry, mechanism });
+            scheduled.push(Scheduled { entry, mechanism, place });
         }
         let is_exec = |it: &Scheduled<'_>| it.mechanism.declaration().phase == Phase::Launch;
         match scheduled.iter().filter(|it| is_exec(it)).count() {
@@ -81,8 +84,8 @@ impl<'a> Schedule<'a> {
                 let detail = format!("{id} is scheduled twice, and once is all that it allows");
                 return refuse(RefusalReason::PlanInvalid, detail);
             }
-            let (found, known) = (it.entry.decl_digest, declared.digest());
-            if let Some(found) = found.filter(|found| *found != known) {
+            let digests = it.entry.decl_digest.map(|found| (found, registry.digest_at(it.place)));
+            if let Some((found, known)) = digests.filter(|(found, known)| found != known) {
                 let detail = format!(
                     "{id}: the plan was made for the declaration {found}, and the launcher's is {known}; \
                      supervisor and launcher are of different builds"

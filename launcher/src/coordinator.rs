@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
 
 use portcullis_child::CloneOptions;
 use portcullis_core::Lowering;
@@ -24,6 +25,7 @@ use tracing::info_span;
 
 use crate::here::Here;
 use crate::in_place::{self, InPlace, Verdict};
+use crate::kept::Kept;
 use crate::launching::{Launched, Launching};
 use crate::outline::Outline;
 use crate::process;
@@ -54,6 +56,8 @@ pub(crate) enum Way<'r> {
     Resident {
         /// What the launch was asked for with.
         request: &'r Request,
+        /// What it has from launches before.
+        kept: &'r Kept,
         /// How dumpable this process has to be for its child's maps to be its own to write; `None` where
         /// they are anyway.
         dumpable: Option<DumpableBehavior>,
@@ -148,13 +152,24 @@ pub(crate) fn launch<W: Channel>(
             Cow::Owned(wiring::read_plan(plan, seals)?)
         }
     };
-    let plan = LaunchPlan::decode(&bytes).map_err(|error| invalid(&error))?;
-    resident::refuse_version_1(way, &plan)?;
-    let body = plan.body();
+    let kept = match way {
+        Way::Resident { kept, .. } => Some(kept),
+        _ => None,
+    };
+    let verify = |bytes: &[u8]| {
+        let plan = LaunchPlan::decode(bytes).map_err(|error| invalid(&error))?;
+        resident::refuse_version_1(way, &plan)?;
 
-    // 4. It is what it says it is.
-    plan.verify_identity()
-        .map_err(|error| Stop::refuse(RefusalReason::IdentityMismatch, error.to_string()))?;
+        // 4. It is what it says it is.
+        plan.verify_identity()
+            .map_err(|error| Stop::refuse(RefusalReason::IdentityMismatch, error.to_string()))?;
+        Ok(plan)
+    };
+    let plan = match kept {
+        Some(kept) => kept.plan(bytes.into_owned(), verify)?,
+        None => Rc::new(verify(&bytes)?),
+    };
+    let body = plan.body();
     transcript.state(LauncherState::IdentityVerified);
     drop(stage);
 
@@ -163,7 +178,12 @@ pub(crate) fn launch<W: Channel>(
     let table = DescriptorTable::new(&body.descriptor_table).map_err(|error| invalid(&error))?;
 
     // 6. Every entry is a mechanism that is linked into this launcher, and one of them is the exec.
-    let registry = Registry::collect().map_err(|error| Stop::fault(error.to_string()))?;
+    let registry = match kept {
+        Some(kept) => Cow::Borrowed(&kept.registry),
+        None => {
+            Registry::collect().map(Cow::Owned).map_err(|error| Stop::fault(error.to_string()))?
+        }
+    };
     let schedule = Schedule::classify(&body.lowering, &registry).map_err(Stop::Refused)?;
     transcript.state(LauncherState::PlanVerified);
     drop(stage);
@@ -273,9 +293,8 @@ pub(crate) fn launch<W: Channel>(
     };
     let child = process::spawn(program, Some(error.as_raw_fd()), options)
         .map_err(|error| clone_failed(&error, options))?;
-    let attendee = attendee_of(child.pid());
     transcript.state(LauncherState::ChildCreated);
-    transcript.note(&format!("mechanism=clone3 child_pid={}", attendee.pid));
+    transcript.note(&format!("mechanism=clone3 child_pid={}", child.pid().as_raw_pid()));
     if resident {
         transcript.note("way=resident");
     }
@@ -285,6 +304,7 @@ pub(crate) fn launch<W: Channel>(
     // 13. The launcher's part, and the release. A child that is dropped, here or below, is killed and
     // reaped.
     if let Some((_, write)) = rendezvous {
+        let attendee = attendee_of(child.pid());
         for it in schedule.entries() {
             it.mechanism.attend(&it.entry.params, attendee)?;
         }

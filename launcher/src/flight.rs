@@ -1,25 +1,37 @@
 //! A launch of a resident launcher, from its child's clone until all is told and done.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use portcullis_core::mechanism::Stop;
 use portcullis_core::transcript::TranscriptWriter;
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use crate::coordinator::{End, note_end, note_stop};
 use crate::launching::{Launched, Launching};
 use crate::outbox::Outbox;
 use crate::process;
+use crate::request::Request;
+
+/// How long nothing may be told of a launch that is on its way, or has ended by then. Most are not on their
+/// way as long, and what there is to tell is told at once.
+const SILENCE: Duration = Duration::from_millis(10);
 
 /// What is still to be told of a launch, and to be done.
+///
+/// Its fields are dropped in their order: who waits for the end of the control channel waits for nothing else.
 pub(crate) struct Flight {
     transcript: TranscriptWriter<Outbox>,
-    /// Whether nothing has been told yet, for there is soon more to tell at once.
-    silent: bool,
+    /// When something is to be told at the latest; `None` once it has been.
+    due: Option<Instant>,
+    /// Whether nothing need be told before the workload's end.
+    at_end: bool,
     /// Whether the control channel's reader is gone.
     left: bool,
     stage: Stage,
+    /// Fds that are of no more use, and are closed once something has been told: until then somebody waits.
+    spent: Option<(Request, Option<OwnedFd>)>,
 }
 
 /// What happened to a flight.
@@ -29,7 +41,7 @@ pub(crate) struct Happened {
     pub(crate) came: bool,
     /// Its control channel's reader is gone.
     pub(crate) left: bool,
-    /// There is room in its control channel, or nothing has happened to any flight for a while.
+    /// There is room in its control channel, or it is [due](Flight::due).
     pub(crate) tell: bool,
 }
 
@@ -54,7 +66,7 @@ enum Stage {
     /// The workload runs.
     Runs(Workload),
     /// It has ended, and has not been reaped: until its end has been told its pid is no other's, so that a
-    /// supervisor may send a signal to it.
+    /// supervisor may send a signal to it. (Where that was never told, it is reaped at once.)
     Ended(Workload),
     /// There is nothing left to do but to tell.
     Done,
@@ -68,20 +80,31 @@ struct Workload {
 
 impl Flight {
     /// The flight of a launch whose child is on its way.
-    pub(crate) fn of(transcript: TranscriptWriter<Outbox>, launching: Launching) -> Self {
-        let stage = Stage::Launching(launching);
-        Self { transcript, silent: true, left: false, stage }
+    pub(crate) fn of(
+        transcript: TranscriptWriter<Outbox>,
+        launching: Launching,
+        request: Request,
+    ) -> Self {
+        let (due, stage) = (Some(Instant::now() + SILENCE), Stage::Launching(launching));
+        let (at_end, spent) = (request.at_end, Some((request, None)));
+        Self { transcript, due, at_end, left: false, stage, spent }
     }
 
     /// The flight of a launch without a child, unless all of it has been told.
     pub(crate) fn none(transcript: TranscriptWriter<Outbox>) -> Option<Self> {
-        let mut flight = Self { transcript, silent: false, left: false, stage: Stage::Done };
+        let (due, stage) = (None, Stage::Done);
+        let mut flight = Self { transcript, due, at_end: false, left: false, stage, spent: None };
         flight.go_on(Happened { tell: true, ..Happened::default() }).then_some(flight)
     }
 
-    /// Whether nothing has been told yet.
-    pub(crate) fn is_silent(&self) -> bool {
-        self.silent
+    /// When something is to be told at the latest, where nothing has been told yet.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Whether it is waited for the workload's end, and nothing told before that.
+    fn waits_for_end(&self) -> bool {
+        self.at_end && self.due.is_some()
     }
 
     /// The control channel, to wait for room in it; that its reader is gone shows unasked.
@@ -94,6 +117,9 @@ impl Flight {
     /// What its stage waits for.
     pub(crate) fn awaited(&self) -> Option<PollFd<'_>> {
         let (fd, events) = match &self.stage {
+            Stage::Launching(launching) if self.waits_for_end() => {
+                (launching.child.pidfd()?, PollFlags::IN)
+            }
             // Its end alone, which shows unasked: a child that has written has yet to end.
             Stage::Launching(launching) => (launching.pipe(), PollFlags::empty()),
             Stage::Stopped(launching, _) => (launching.child.pidfd()?, PollFlags::IN),
@@ -110,11 +136,18 @@ impl Flight {
             self.left = true;
             self.kill();
         }
-        if happened.came {
+        let Happened { came, left, tell } = happened;
+        if came || tell && self.waits_for_end() && self.has_arrived() {
             self.advance(WaitIdOptions::NOHANG);
         }
-        let Happened { came, left, tell } = happened;
-        if (came || left || tell) && self.tell() && matches!(self.stage, Stage::Ended(_)) {
+        // What came may be the workload's end as well.
+        if came && self.waits_for_end() {
+            self.advance(WaitIdOptions::NOHANG);
+        }
+        let on_its_way = matches!(self.stage, Stage::Launching(_) | Stage::Runs(_));
+        let silent = self.waits_for_end() && on_its_way;
+        if (tell || left || came && !silent) && self.tell() && matches!(self.stage, Stage::Ended(_))
+        {
             self.advance(WaitIdOptions::NOHANG);
             self.tell();
         }
@@ -124,6 +157,13 @@ impl Flight {
     /// Waits until the child has exec'd or ended.
     pub(crate) fn land(&mut self) -> bool {
         self.go_on(Happened { came: true, ..Happened::default() })
+    }
+
+    /// Whether the child is known to have exec'd or ended, where that has not been looked at.
+    fn has_arrived(&self) -> bool {
+        let Stage::Launching(launching) = &self.stage else { return false };
+        let mut pipe = [PollFd::from_borrowed_fd(launching.pipe(), PollFlags::empty())];
+        poll(&mut pipe, Some(&Timespec::default())) == Ok(1)
     }
 
     /// Kills the child, or the workload that it has become.
@@ -145,20 +185,29 @@ impl Flight {
 
     /// Whether all that there was to tell has been told, or has nobody to be told to.
     fn tell(&mut self) -> bool {
-        self.silent = false;
-        if self.transcript.flush().is_err() {
-            return true;
+        self.due = None;
+        let told = self.transcript.flush().is_err() || {
+            let outbox = self.transcript.channel_mut();
+            outbox.post().is_err() || outbox.is_empty()
+        };
+        // A flight of which all has been done and told is dropped at once, the control channel first.
+        if !(told && matches!(self.stage, Stage::Done)) {
+            self.spent = None;
         }
-        let outbox = self.transcript.channel_mut();
-        outbox.post().is_err() || outbox.is_empty()
+        told
     }
 
     /// Goes to the next stage. What this one waits for has come, or is waited for here if `how` says so.
     fn advance(&mut self, how: WaitIdOptions) {
-        let transcript = &mut self.transcript;
+        let (told, transcript) = (self.due.is_none(), &mut self.transcript);
         self.stage = match std::mem::replace(&mut self.stage, Stage::Done) {
             Stage::Launching(mut launching) => match launching.land(transcript) {
-                Ok(()) => Stage::Runs(Workload::of(launching.launched())),
+                Ok(()) => {
+                    let Launched { pid, pidfd, end, pipe } = launching.launched();
+                    self.spent = self.spent.take().map(|(request, _)| (request, Some(pipe)));
+                    let pidfd = pidfd.expect("a resident launcher asks for one");
+                    Stage::Runs(Workload { pid, pidfd, end })
+                }
                 Err(stop) => {
                     launching.child.kill();
                     Stage::Stopped(launching, stop)
@@ -169,31 +218,36 @@ impl Flight {
                 note_stop(transcript, &stop);
                 Stage::Done
             }
-            Stage::Runs(workload) if workload.note_end(transcript, how) => Stage::Ended(workload),
+            Stage::Runs(workload) => {
+                let how = if told { how | WaitIdOptions::NOWAIT } else { how };
+                match workload.note_end(transcript, how) {
+                    false => Stage::Runs(workload),
+                    true if told => Stage::Ended(workload),
+                    true => {
+                        workload.end.tear_down(transcript);
+                        Stage::Done
+                    }
+                }
+            }
             Stage::Ended(Workload { pid, end, .. }) => {
                 let _ = process::wait(pid);
                 end.tear_down(transcript);
                 Stage::Done
             }
-            same @ (Stage::Runs(_) | Stage::Done) => same,
+            Stage::Done => Stage::Done,
         };
     }
 }
 
 impl Workload {
-    fn of(Launched { pid, pidfd, end }: Launched) -> Self {
-        Self { pid, pidfd: pidfd.expect("a resident launcher asks for one"), end }
-    }
-
     fn kill(&self) {
         // One that has ended needs it no more.
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
     }
 
-    /// Notes its end, if that has come, and does not reap it.
+    /// Notes its end, if that has come, and reaps it unless `how` says not to.
     fn note_end(&self, transcript: &mut TranscriptWriter<Outbox>, how: WaitIdOptions) -> bool {
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | how;
-        match waitid(WaitId::PidFd(self.pidfd.as_fd()), options) {
+        match waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | how) {
             Ok(Some(status)) => {
                 let (code, signal) = (status.exit_status(), status.terminating_signal());
                 note_end(transcript, code, signal, status.dumped());

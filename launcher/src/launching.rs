@@ -37,6 +37,8 @@ pub(crate) struct Launched {
     /// Where one was asked for.
     pub(crate) pidfd: Option<OwnedFd>,
     pub(crate) end: End,
+    /// The error pipe, which has shown its end.
+    pub(crate) pipe: OwnedFd,
 }
 
 impl Launching {
@@ -78,7 +80,8 @@ impl Launching {
     /// The workload that the child has become. It must have [landed](Self::land).
     pub(crate) fn launched(mut self) -> Launched {
         let (pid, pidfd) = (self.child.pid(), self.child.settle());
-        Launched { pid, pidfd, end: End { teardown: self.teardown, outline: self.outline } }
+        let end = End { teardown: self.teardown, outline: self.outline };
+        Launched { pid, pidfd, end, pipe: self.error_read }
     }
 }
 

@@ -42,6 +42,7 @@ mod flight;
 pub mod here;
 mod host;
 mod in_place;
+mod kept;
 mod launching;
 mod outbox;
 mod outline;

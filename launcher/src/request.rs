@@ -25,6 +25,8 @@ pub(crate) struct Request {
     pub(crate) slots: BTreeMap<u32, OwnedFd>,
     /// Whether it is noted how long the stages take.
     pub(crate) trace: bool,
+    /// Whether nothing need be told before the workload's end.
+    pub(crate) at_end: bool,
 }
 
 /// A message as it came.
@@ -83,7 +85,7 @@ impl Received {
                 "some of its fds are lost, for this process may have no more (RLIMIT_NOFILE)";
             return Err(fault(what.into()));
         }
-        let LaunchMessage { trace, directory, slots } = {
+        let LaunchMessage { trace, directory, at_end, slots } = {
             let message = LaunchMessage::decode(&self.bytes).map_err(|it| fault(it.to_string()))?;
             let (needed, found) = (message.fds(), self.count);
             if needed != found {
@@ -104,6 +106,6 @@ impl Received {
             })?;
             named.insert(slot, fd);
         }
-        Ok(Request { control, plan, stdio, directory, slots: named, trace })
+        Ok(Request { control, plan, stdio, directory, slots: named, trace, at_end })
     }
 }

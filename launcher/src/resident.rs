@@ -4,6 +4,7 @@
 //! it waits for beside everything else that it waits for.
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use portcullis_core::mechanism::{Fault, Stop};
 use portcullis_core::plan::LaunchPlan;
@@ -19,15 +20,12 @@ use rustix::thread::capabilities;
 
 use crate::coordinator::{self, Outcome, Purpose, Way};
 use crate::flight::{Flight, Happened};
+use crate::kept::Kept;
 use crate::outbox::Outbox;
 use crate::request::Received;
 use crate::{Arena, FAULTED, complain, process, sys, trace, wiring};
 
 const SOCKET: &str = "PORTCULLIS_RESIDENT_FD";
-
-/// How long a launch may be on its way until what has been done of it is told. Most are not as long, and tell
-/// all of it at once.
-const SILENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
 
 /// Serves until the supervisor is gone, and says with which status to exit.
 pub(crate) fn run(memory: Option<&Arena>) -> u8 {
@@ -70,6 +68,7 @@ struct Resident {
     dumpable: Option<DumpableBehavior>,
     /// Whether a child may be on its way to the exec while another launch is made.
     overlaps: bool,
+    kept: Kept,
     flights: Vec<Flight>,
 }
 
@@ -95,7 +94,8 @@ impl Resident {
         process::hold_signals().map_err(|error| format!("blocking signals: {error}"))?;
         // Whatever goes wrong from here on is told on the control channel that it is about.
         std::panic::set_hook(Box::new(|_| {}));
-        Ok(Self { socket, home, dumpable, overlaps, flights: Vec::new() })
+        let kept = Kept::new().map_err(|error| error.to_string())?;
+        Ok(Self { socket, home, dumpable, overlaps, kept, flights: Vec::new() })
     }
 
     fn serve(mut self) -> u8 {
@@ -129,16 +129,19 @@ impl Resident {
             polled.extend(flight.awaited());
             polled.extend(flight.channel());
         }
-        let silent = self.flights.iter().any(Flight::is_silent);
+        let due = self.flights.iter().filter_map(Flight::due).min();
+        let left = due.map(|due| due.saturating_duration_since(Instant::now()));
         // What fails for want of memory is tried again: nothing is lost by that.
-        let nothing = poll(&mut polled, silent.then_some(&SILENCE)).ok()? == 0;
+        poll(&mut polled, left.map(at_most).as_ref()).ok()?;
+        let now = due.map(|_| Instant::now());
         let mut happened = polled.iter().map(PollFd::revents);
         let asked = happened.next()?;
         let each = self.flights.iter().map(|flight| {
             let awaited = flight.awaited().and_then(|_| happened.next());
             let channel = flight.channel().and_then(|_| happened.next());
+            let due = flight.due().is_some_and(|due| now >= Some(due));
             let happened = Happened::of(awaited, channel);
-            Happened { tell: happened.tell || nothing, ..happened }
+            Happened { tell: happened.tell || due, ..happened }
         });
         Some((asked, each.collect()))
     }
@@ -163,19 +166,20 @@ impl Resident {
         let launched = received.request(number).map_err(Stop::Faulted).and_then(|request| {
             trace::set(request.trace);
             self.enter(request.directory.as_ref())?;
-            let way = Way::Resident { request: &request, dumpable: self.dumpable };
-            coordinator::launch(&mut transcript, Purpose::Launch, way)
+            let (kept, dumpable) = (&self.kept, self.dumpable);
+            let way = Way::Resident { request: &request, kept, dumpable };
+            Ok((coordinator::launch(&mut transcript, Purpose::Launch, way)?, request))
         });
         // A directory that is not left is left by the next launch.
         let _ = self.enter(None);
         let flight = match launched {
-            Ok(Outcome::Launching(launching)) => {
+            Ok((Outcome::Launching(launching), request)) => {
                 let alone =
                     !self.overlaps || self.dumpable.is_some() && launching.resets_dumpable();
-                let mut flight = Flight::of(transcript, launching);
+                let mut flight = Flight::of(transcript, launching, request);
                 (!alone || flight.land()).then_some(flight)
             }
-            Ok(Outcome::Explained | Outcome::NeedsLauncher(_)) => Flight::none(transcript),
+            Ok((Outcome::Explained | Outcome::NeedsLauncher(_), _)) => Flight::none(transcript),
             Err(stop) => {
                 coordinator::tell(&mut transcript, &stop);
                 Flight::none(transcript)
@@ -192,6 +196,12 @@ impl Resident {
             Stop::Faulted(Fault { what, note: None })
         })
     }
+}
+
+/// The time for a poll: what is left, and no less.
+fn at_most(left: Duration) -> Timespec {
+    let seconds = i64::try_from(left.as_secs()).unwrap_or(i64::MAX);
+    Timespec { tv_sec: seconds, tv_nsec: left.subsec_nanos().into() }
 }
 
 /// Whether this process is no more than its user, and was as dumpable as that at its start.

@@ -190,7 +190,7 @@ pub(crate) struct Spawned {
     pub(crate) pidfd: Option<OwnedFd>,
     /// Boxed, for the child counts in it wherever this value is moved to.
     assembly: Box<Assembly>,
-    stack: Box<[u8]>,
+    stack: Box<[MaybeUninit<u8>]>,
 }
 
 impl Spawned {
@@ -200,7 +200,7 @@ impl Spawned {
         report_fd: RawFd,
         options: CloneOptions,
     ) -> io::Result<Self> {
-        let stack = vec![0; portcullis_child::STACK_LEN].into_boxed_slice();
+        let stack = Box::new_uninit_slice(portcullis_child::STACK_LEN);
         let mut spawned = Self { pid: 0, pidfd: None, assembly: Box::new(assembly), stack };
         let window = spawned.assembly.window(report_fd);
         // SAFETY: the program's ops are what their constructors vouch for, their addresses lie in the

@@ -12,6 +12,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use portcullis_core::message::{LaunchMessage, MAX_FDS};
 use portcullis_core::state::LauncherState;
 use portcullis_core::transcript::Transcript;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
@@ -88,7 +89,7 @@ impl Resident {
     /// Asks for a launch with this control channel.
     pub fn ask_with(&self, host: Host, control: OwnedFd, theirs: OwnedFd) -> Asked {
         let null = File::open("/dev/null").expect("/dev/null");
-        self.ask_all(host, &null.into(), control, theirs)
+        self.ask_all(host, &null.into(), control, theirs, false)
     }
 
     /// Asks for a launch whose workload has a standard input, which the launcher's `test.child.wait.v1`
@@ -96,15 +97,31 @@ impl Resident {
     pub fn ask_piped(&self, host: Host) -> (Asked, File) {
         let (control, theirs) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
         let (stdin, end) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
-        (self.ask_all(host, &stdin, control, theirs), end.into())
+        (self.ask_all(host, &stdin, control, theirs, false), end.into())
     }
 
-    fn ask_all(&self, mut host: Host, stdin: &OwnedFd, control: OwnedFd, theirs: OwnedFd) -> Asked {
+    /// Asks for a launch whose end is waited for or is not, and whose writes to the control channel can be read
+    /// [apart](Asked::write). Returns the other end of the workload's standard input too.
+    pub fn ask_in_writes(&self, host: Host, at_end: bool) -> (Asked, File) {
+        let apart = PipeFlags::CLOEXEC | PipeFlags::DIRECT;
+        let (control, theirs) = pipe_with(apart).expect("a pipe");
+        let (stdin, end) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
+        (self.ask_all(host, &stdin, control, theirs, at_end), end.into())
+    }
+
+    fn ask_all(
+        &self,
+        mut host: Host,
+        stdin: &OwnedFd,
+        control: OwnedFd,
+        theirs: OwnedFd,
+        at_end: bool,
+    ) -> Asked {
         let (stdout, end) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
         let null = File::options().write(true).open("/dev/null").expect("/dev/null");
         let plan = host.plan_fd();
         let slots = host.fds.keys().copied().collect();
-        let bytes = LaunchMessage { slots, ..LaunchMessage::default() }.encode();
+        let bytes = LaunchMessage { slots, at_end, ..LaunchMessage::default() }.encode();
         let mut fds = vec![theirs.as_fd(), plan.as_fd(), stdin.as_fd(), end.as_fd(), null.as_fd()];
         fds.extend(host.fds.values().map(AsFd::as_fd));
         self.send(&bytes, &fds).expect("a resident launcher that takes messages");
@@ -154,10 +171,25 @@ impl Asked {
         transcript.value("child_pid").and_then(|pid| pid.parse().ok()).expect("a pid")
     }
 
+    /// The next write to the control channel; empty at its end.
+    pub fn write(&mut self) -> String {
+        let write = self.control.fill_buf().expect("a transcript");
+        let (text, length) = (String::from_utf8(write.to_vec()).expect("text"), write.len());
+        self.control.consume(length);
+        self.text += &text;
+        text
+    }
+
+    /// Whether something has come by the control channel, or its end.
+    pub fn has_told(&self) -> bool {
+        let mut control = [PollFd::new(self.control.get_ref(), PollFlags::IN)];
+        poll(&mut control, Some(&Timespec::default())).expect("poll") > 0
+    }
+
     /// What came by the control channel, to its end, and what the workload wrote.
     pub fn end(mut self) -> Outcome {
-        let (mut text, mut stdout) = (self.text, String::new());
-        self.control.read_to_string(&mut text).expect("a transcript");
+        while !self.write().is_empty() {}
+        let (text, mut stdout) = (self.text, String::new());
         self.stdout.read_to_string(&mut stdout).expect("text");
         let terminal = Transcript::parse(text.as_bytes()).ok().and_then(|it| it.terminal());
         let status = terminal.map(|state| match state {

@@ -19,6 +19,7 @@
     reason = "a register's bits are handed on as they are; a checked conversion can panic"
 )]
 
+use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
 
 mod arch;
@@ -310,7 +311,7 @@ pub struct Cloned {
 pub unsafe fn spawn(
     window: Window<'_>,
     options: CloneOptions,
-    stack: &mut [u8],
+    stack: &mut [MaybeUninit<u8>],
 ) -> Result<Cloned, i32> {
     let base = stack.as_mut_ptr() as u64;
     // The child's copy of the window lies above its frames, so that it outlives the parent's. Both

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use portcullis::{Command, Error, Resident, Stdio, Template};
+use portcullis::{Command, Error, Output, Resident, Stdio, Template};
 use rustix::fs::FileType;
 
 use crate::report::Reporting;
@@ -110,9 +110,8 @@ impl Runs<'_> {
     fn make(&self, resident: &Resident, line: &OsStr) -> Result<bool, Error> {
         let template = self.template.with_arguments(with(self.arguments, line))?;
         let stdio = [Stdio::null(), Stdio::inherit(), Stdio::inherit()];
-        let mut child = resident.spawn_with(&template, stdio)?;
-        let status = child.wait()?;
-        self.aloud(|| self.reporting.tell(&child.report()));
+        let Output { status, report, .. } = resident.output_with(&template, stdio)?;
+        self.aloud(|| self.reporting.tell(&report));
         Ok(status.success())
     }
 

@@ -9,14 +9,14 @@ use std::time::Duration;
 use portcullis_core::state::LauncherState;
 use portcullis_core::transcript::Transcript;
 use portcullis_launcher::process;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::{Errno, read, retry_on_intr};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::control::{Control, wait_for};
+use crate::control::{Control, Deadline, wait_for, wait_for_any};
 use crate::error::Error;
 use crate::process::Process;
-use crate::report::{Remark, Report, Way};
+use crate::report::{Remark, Report, Way, pid_of, status_of, way_of};
 
 /// Our ends of the pipes that were asked for.
 #[derive(Debug, Default)]
@@ -115,22 +115,38 @@ pub(crate) fn lock(process: &Mutex<Process>) -> MutexGuard<'_, Process> {
 }
 
 impl Child {
-    /// The child of a launcher that was started: waits until its program runs.
-    pub(crate) fn started(
+    /// The child of a launcher that was started.
+    pub(crate) fn new(
         launcher: Launcher,
         control: Control,
         pipes: Pipes,
         left_out: Vec<Remark>,
-        limit: Duration,
-    ) -> Result<Self, Error> {
+    ) -> Self {
         let Pipes { stdin, stdout, stderr } = pipes;
-        let mut child = Self { stdin, stdout, stderr, launcher, control, left_out, over: false };
-        match child.control.read_to_terminal(limit)? {
-            Some(LauncherState::ExecSucceeded) => Ok(child),
-            Some(_) => Err(child.stopped()?),
-            None if child.in_place() => Ok(child),
-            None => Err(child.launcher_ended()?),
+        Self { stdin, stdout, stderr, launcher, control, left_out, over: false }
+    }
+
+    /// Waits until its program runs.
+    pub(crate) fn running(mut self, deadline: &Deadline) -> Result<Self, Error> {
+        match self.control.read_to_terminal(deadline)? {
+            Some(LauncherState::ExecSucceeded) => Ok(self),
+            Some(_) => Err(self.stopped()?),
+            None if self.in_place() => Ok(self),
+            None => Err(self.launcher_ended()?),
         }
+    }
+
+    /// Waits for its program's end, and collects what it writes meanwhile. That it runs is to be told by
+    /// `deadline`.
+    pub(crate) fn output(mut self, deadline: &Deadline) -> Result<Output, Error> {
+        drop(self.stdin.take());
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let out = self.stdout.take().map(OwnedFd::from);
+        let err = self.stderr.take().map(OwnedFd::from);
+        self.drain([(out, &mut stdout), (err, &mut stderr)], deadline)?;
+        let mut child = self.running(deadline)?;
+        let status = child.wait()?;
+        Ok(Output { status, stdout, stderr, report: child.report() })
     }
 
     /// Why the launch stopped, with all that the launcher has to say of it.
@@ -154,17 +170,12 @@ impl Child {
 
     /// Whether the launcher has become the program.
     fn in_place(&self) -> bool {
-        self.control.ended_by_exec() && self.told().way == Some(Way::InPlace)
-    }
-
-    /// What the launcher has told.
-    fn told(&self) -> Report {
-        Report::of(self.control.transcript.clone())
+        self.control.ended_by_exec() && way_of(self.transcript()) == Some(Way::InPlace)
     }
 
     /// The program's pid.
     pub fn id(&self) -> u32 {
-        self.report().pid().unwrap_or_default()
+        pid_of(self.transcript()).unwrap_or_default()
     }
 
     /// The launcher's pid, which after a launch in place is the program's. A signal that is sent to it
@@ -175,7 +186,7 @@ impl Child {
 
     /// What the launcher has told so far; complete after [`wait`](Self::wait).
     pub fn report(&self) -> Report {
-        let mut report = self.told();
+        let mut report = Report::of(self.transcript().clone());
         report.missing.extend_from_slice(&self.left_out);
         if self.in_place() {
             report.executed = true;
@@ -226,14 +237,8 @@ impl Child {
     /// # Errors
     ///
     /// As [`wait`](Self::wait), and [`Error::System`] where a pipe can't be read.
-    pub fn wait_with_output(mut self) -> Result<Output, Error> {
-        drop(self.stdin.take());
-        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        let out = self.stdout.take().map(OwnedFd::from);
-        let err = self.stderr.take().map(OwnedFd::from);
-        self.drain([(out, &mut stdout), (err, &mut stderr)])?;
-        let status = self.wait()?;
-        Ok(Output { status, stdout, stderr, report: self.report() })
+    pub fn wait_with_output(self) -> Result<Output, Error> {
+        self.output(&Deadline::after(Duration::MAX))
     }
 
     /// Kills the program. [`wait`](Self::wait) then says that it was.
@@ -281,7 +286,9 @@ impl Child {
         let status = if let Some(program) = self.program() {
             program.status().map_err(Error::system("waiting for the program"))?
         } else {
-            let Some(status) = self.report().status else { return Err(self.launcher_ended()?) };
+            let Some(status) = status_of(self.transcript()) else {
+                return Err(self.launcher_ended()?);
+            };
             self.launcher.settle()?;
             status
         };
@@ -290,11 +297,17 @@ impl Child {
     }
 
     /// Reads both pipes and the control channel, whichever has something, until the pipes end.
-    fn drain(&mut self, mut streams: [(Option<OwnedFd>, &mut Vec<u8>); 2]) -> Result<(), Error> {
+    fn drain(
+        &mut self,
+        mut streams: [(Option<OwnedFd>, &mut Vec<u8>); 2],
+        deadline: &Deadline,
+    ) -> Result<(), Error> {
         while streams.iter().any(|(fd, _)| fd.is_some()) {
             let control = (!self.control.ended()).then(|| self.control.fd());
-            let [out, err, told] = ready([streams[0].0.as_ref(), streams[1].0.as_ref(), control])
-                .map_err(Error::system("waiting for output"))?;
+            let left = if self.control.is_to_arrive() { deadline.left() } else { None };
+            let fds = [streams[0].0.as_ref(), streams[1].0.as_ref(), control];
+            let ready = ready(fds, left).map_err(Error::system("waiting for output"))?;
+            let [out, err, told] = ready.ok_or_else(|| deadline.passed())?;
             for ((fd, into), ready) in streams.iter_mut().zip([out, err]) {
                 let Some(open) = fd.as_ref().filter(|_| ready) else { continue };
                 if !read_some(open, into).map_err(Error::system("reading a pipe"))? {
@@ -310,7 +323,7 @@ impl Child {
 
     /// Kills the workload, if it is known and is the launcher's child still.
     fn kill_workload(&mut self) -> bool {
-        let pid = self.report().pid().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+        let pid = pid_of(self.transcript()).and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
         let Some(pid) = pid else { return false };
         let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
         // The number may be another's by now. A launcher has one child, so its child this is.
@@ -319,7 +332,7 @@ impl Child {
         }
         // A resident one has more, and reaps each after it has told of its end.
         let told = matches!(self.launcher, Launcher::Resident(_))
-            && (self.control.read_available().is_err() || self.told().status.is_some());
+            && (self.control.read_available().is_err() || status_of(self.transcript()).is_some());
         !told && pidfd_send_signal(&pidfd, Signal::KILL).is_ok()
     }
 }
@@ -346,13 +359,19 @@ impl Drop for Child {
     }
 }
 
-/// Waits until one of `fds` has something to read or has ended, and says which do.
-fn ready<const N: usize>(fds: [Option<&OwnedFd>; N]) -> Result<[bool; N], Errno> {
+/// Waits until one of `fds` has something to read or has ended, and says which do; `None` where that takes longer
+/// than `limit`.
+fn ready<const N: usize>(
+    fds: [Option<&OwnedFd>; N],
+    limit: Option<Duration>,
+) -> Result<Option<[bool; N]>, Errno> {
     let mut polled: Vec<_> =
         fds.iter().flatten().map(|fd| PollFd::new(*fd, PollFlags::IN)).collect();
-    retry_on_intr(|| poll(&mut polled, None))?;
+    if !wait_for_any(&mut polled, limit)? {
+        return Ok(None);
+    }
     let mut ready = polled.iter().map(|fd| !fd.revents().is_empty());
-    Ok(fds.map(|fd| fd.is_some() && ready.next() == Some(true)))
+    Ok(Some(fds.map(|fd| fd.is_some() && ready.next() == Some(true))))
 }
 
 /// Reads once; false at the end.

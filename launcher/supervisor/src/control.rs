@@ -44,17 +44,19 @@ impl Control {
         self.ended
     }
 
+    /// Whether neither a terminal state has come, nor the end of the channel.
+    pub(crate) fn is_to_arrive(&self) -> bool {
+        self.transcript.terminal().is_none() && !self.ended
+    }
+
     /// Reads until a terminal state came, or the end of the channel.
     pub(crate) fn read_to_terminal(
         &mut self,
-        limit: Duration,
+        deadline: &Deadline,
     ) -> Result<Option<LauncherState>, Error> {
-        // A limit beyond what the clock counts is none.
-        let deadline = Instant::now().checked_add(limit);
-        while self.transcript.terminal().is_none() && !self.ended {
-            let left = deadline.map(|it| it.saturating_duration_since(Instant::now()));
-            if !self.wait(left)? {
-                return Err(Error::TimedOut { seconds: limit.as_secs() });
+        while self.is_to_arrive() {
+            if !self.wait(deadline.left())? {
+                return Err(deadline.passed());
             }
             self.read()?;
         }
@@ -111,23 +113,52 @@ impl Control {
         if self.total > LIMIT {
             return Err(Error::TranscriptTooLong { limit: LIMIT });
         }
-        self.partial.extend_from_slice(&chunk[..length]);
-        while let Some(end) = self.partial.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = self.partial.drain(..=end).collect();
-            self.transcript.line(&line[..end])?;
+        let mut lines = std::mem::take(&mut self.partial);
+        lines.extend_from_slice(&chunk[..length]);
+        let whole = lines.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        self.partial = lines.split_off(whole);
+        for line in lines.split_inclusive(|byte| *byte == b'\n') {
+            self.transcript.line(&line[..line.len() - 1])?;
         }
         Ok(())
     }
 }
 
+/// Until when a launcher has to be done.
+pub(crate) struct Deadline {
+    limit: Duration,
+    /// `None` where that is beyond what the clock counts.
+    at: Option<Instant>,
+}
+
+impl Deadline {
+    pub(crate) fn after(limit: Duration) -> Self {
+        Self { limit, at: Instant::now().checked_add(limit) }
+    }
+
+    /// How long that is from now.
+    pub(crate) fn left(&self) -> Option<Duration> {
+        self.at.map(|at| at.saturating_duration_since(Instant::now()))
+    }
+
+    /// What is wrong once there is nothing left.
+    pub(crate) fn passed(&self) -> Error {
+        Error::TimedOut { seconds: self.limit.as_secs() }
+    }
+}
+
 /// Waits until `fd` can be read, or has ended, for as long as `limit`; false where neither came.
 pub(crate) fn wait_for(fd: &impl AsFd, limit: Option<Duration>) -> Result<bool, Errno> {
+    wait_for_any(&mut [PollFd::new(fd, PollFlags::IN)], limit)
+}
+
+/// Waits until one of these has what it is polled for, for as long as `limit`; false where none has.
+pub(crate) fn wait_for_any(fds: &mut [PollFd<'_>], limit: Option<Duration>) -> Result<bool, Errno> {
     let limit = limit.map(|limit| Timespec {
         tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: limit.subsec_nanos().into(),
     });
-    let mut fds = [PollFd::new(fd, PollFlags::IN)];
-    retry_on_intr(|| poll(&mut fds, limit.as_ref())).map(|ready| ready > 0)
+    retry_on_intr(|| poll(fds, limit.as_ref())).map(|ready| ready > 0)
 }
 
 #[cfg(test)]
@@ -141,7 +172,7 @@ mod tests {
         let (read, end) = pipe().unwrap();
         write(&end, bytes).unwrap();
         drop(end);
-        Control::new(read).read_to_terminal(Duration::from_secs(5))
+        Control::new(read).read_to_terminal(&Deadline::after(Duration::from_secs(5)))
     }
 
     #[test]
@@ -161,7 +192,8 @@ mod tests {
     #[test]
     fn a_launcher_that_says_nothing_runs_out_of_time() {
         let (read, _end) = pipe().unwrap();
-        let result = Control::new(read).read_to_terminal(Duration::from_millis(20));
+        let result =
+            Control::new(read).read_to_terminal(&Deadline::after(Duration::from_millis(20)));
         assert!(matches!(result, Err(Error::TimedOut { .. })));
     }
 
@@ -170,7 +202,7 @@ mod tests {
         let (read, end) = pipe().unwrap();
         let talk = std::thread::spawn(move || while write(&end, &[b'#'; 4096]).is_ok() {});
         let mut control = Control::new(read);
-        let result = control.read_to_terminal(Duration::from_secs(30));
+        let result = control.read_to_terminal(&Deadline::after(Duration::from_secs(30)));
         assert!(matches!(result, Err(Error::TranscriptTooLong { .. })));
         drop(control);
         talk.join().unwrap();

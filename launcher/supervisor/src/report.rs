@@ -92,13 +92,7 @@ impl Report {
             }),
             _ => None,
         };
-        let status = transcript.notes().iter().find_map(|note| end(note));
-        let way = match (found(&transcript, "mechanism"), found(&transcript, "way")) {
-            (Some("clone3"), Some("resident")) => Some(Way::Resident),
-            (Some("clone3"), _) => Some(Way::Child),
-            (Some("in_place"), _) => Some(Way::InPlace),
-            _ => None,
-        };
+        let (status, way) = (status_of(&transcript), way_of(&transcript));
         let executed = transcript.terminal() == Some(LauncherState::ExecSucceeded);
         let [residual, missing] = ["residual", "missing"].map(|name| remarks(&transcript, name));
         Self { transcript, phases, residual, missing, stopped, way, executed, status }
@@ -116,9 +110,29 @@ impl Report {
 
     /// The workload's pid.
     pub fn pid(&self) -> Option<u32> {
-        let created = self.transcript.notes().iter().find(|note| note.starts_with("mechanism="))?;
-        word(created, "child_pid")?.parse().ok()
+        pid_of(&self.transcript)
     }
+}
+
+/// The workload's pid, once it is told.
+pub(crate) fn pid_of(transcript: &Transcript) -> Option<u32> {
+    let created = transcript.notes().iter().find(|note| note.starts_with("mechanism="))?;
+    word(created, "child_pid")?.parse().ok()
+}
+
+/// Which process becomes the workload, once it is told.
+pub(crate) fn way_of(transcript: &Transcript) -> Option<Way> {
+    match (found(transcript, "mechanism"), found(transcript, "way")) {
+        (Some("clone3"), Some("resident")) => Some(Way::Resident),
+        (Some("clone3"), _) => Some(Way::Child),
+        (Some("in_place"), _) => Some(Way::InPlace),
+        _ => None,
+    }
+}
+
+/// How the workload ended, once it is told.
+pub(crate) fn status_of(transcript: &Transcript) -> Option<ExitStatus> {
+    transcript.notes().iter().find_map(|note| end(note))
 }
 
 fn remarks(transcript: &Transcript, name: &str) -> Vec<Remark> {

@@ -16,7 +16,7 @@ use rustix::net::{
 };
 
 use crate::child::{Child, Launcher as LauncherOf, Output, lock};
-use crate::control::Control;
+use crate::control::{Control, Deadline};
 use crate::error::Error;
 use crate::launcher::Launcher;
 use crate::process::Process;
@@ -110,6 +110,13 @@ impl Resident {
     ///
     /// As [`spawn`](Self::spawn).
     pub fn spawn_with(&self, template: &Template, stdio: [Stdio; 3]) -> Result<Child, Error> {
+        let child = self.launch(template, stdio, false)?;
+        child.running(&Deadline::after(template.setup_limit))
+    }
+
+    /// Asks for a launch, of which nothing need be told before the program's end where that is what is waited
+    /// for.
+    fn launch(&self, template: &Template, stdio: [Stdio; 3], at_end: bool) -> Result<Child, Error> {
         let (control, theirs) = pipe()?;
         let stdio = stdio.map(Some);
         let mut streams = Streams::open(&stdio, &Stdio::INHERITED)?;
@@ -127,13 +134,14 @@ impl Resident {
         let slots = template.plan.slots.iter();
         fds.extend(slots.clone().map(|(_, fd)| fd.as_fd()));
         let slots = slots.map(|(slot, _)| slot.slot_index).collect();
-        self.ask(&LaunchMessage { trace: template.trace, directory: true, slots }, &fds)?;
+        let trace = template.trace;
+        self.ask(&LaunchMessage { trace, directory: true, at_end, slots }, &fds)?;
         let pipes = std::mem::take(&mut streams.pipes);
         // The launcher has its own copies: with ours open, no pipe would ever show its end.
         drop((theirs, streams));
         let launcher = LauncherOf::Resident(Arc::clone(&self.process));
         let (control, left_out) = (Control::new(control), template.plan.left_out.clone());
-        Child::started(launcher, control, pipes, left_out, template.setup_limit)
+        Ok(Child::new(launcher, control, pipes, left_out))
     }
 
     /// Runs the program to its end.
@@ -142,7 +150,8 @@ impl Resident {
     ///
     /// As [`spawn`](Self::spawn).
     pub fn status(&self, template: &Template) -> Result<ExitStatus, Error> {
-        self.spawn(template)?.wait()
+        let child = self.launch(template, Stdio::INHERITED, true)?;
+        child.running(&Deadline::after(template.setup_limit))?.wait()
     }
 
     /// Runs the program to its end and collects what it writes. Its standard input is `/dev/null`.
@@ -151,7 +160,18 @@ impl Resident {
     ///
     /// As [`spawn`](Self::spawn).
     pub fn output(&self, template: &Template) -> Result<Output, Error> {
-        self.spawn_with(template, Stdio::COLLECTED)?.wait_with_output()
+        self.output_with(template, Stdio::COLLECTED)
+    }
+
+    /// Runs the program to its end with these as its standard input, output and error, and collects what it
+    /// writes to pipes.
+    ///
+    /// # Errors
+    ///
+    /// As [`spawn`](Self::spawn).
+    pub fn output_with(&self, template: &Template, stdio: [Stdio; 3]) -> Result<Output, Error> {
+        let child = self.launch(template, stdio, true)?;
+        child.output(&Deadline::after(template.setup_limit))
     }
 
     /// Sends a message, which no other thread's can come between.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use portcullis_launcher::process;
 
 use crate::child::{Child, Launcher as LauncherOf, Output};
-use crate::control::Control;
+use crate::control::{Control, Deadline};
 use crate::error::Error;
 use crate::launcher::{Launcher, ask};
 use crate::plan::Plan;
@@ -144,7 +144,8 @@ impl Template {
         drop((wires, streams));
         let launcher = LauncherOf::Own(Process::new(process.pid()));
         let (control, left_out) = (Control::new(control), self.plan.left_out.clone());
-        Child::started(launcher, control, pipes, left_out, self.setup_limit)
+        let child = Child::new(launcher, control, pipes, left_out);
+        child.running(&Deadline::after(self.setup_limit))
     }
 }
 

@@ -1,0 +1,109 @@
+//! What a resident launcher keeps from one launch for others.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use portcullis_core::Registry;
+use portcullis_core::mechanism::Stop;
+use portcullis_core::plan::LaunchPlan;
+use portcullis_core::registry::DuplicateId;
+
+/// How many plans are kept, and the longest of them in bytes.
+const PLANS: usize = 8;
+const LONGEST: usize = 16 << 10;
+
+/// The mechanisms, and the plans that were verified last.
+///
+/// A plan is what its bytes are, so that of the same bytes nothing needs to be verified again.
+pub(crate) struct Kept {
+    pub(crate) registry: Registry,
+    plans: RefCell<Vec<(Vec<u8>, Rc<LaunchPlan>)>>,
+}
+
+impl Kept {
+    /// The mechanisms of this launcher, and no plan.
+    ///
+    /// # Errors
+    ///
+    /// That of [`Registry::collect`].
+    pub(crate) fn new() -> Result<Self, DuplicateId> {
+        Ok(Self { registry: Registry::collect()?, plans: RefCell::default() })
+    }
+
+    /// The plan that these bytes are, which `verify` says where it has not been said lately.
+    ///
+    /// # Errors
+    ///
+    /// Those of `verify`.
+    pub(crate) fn plan(
+        &self,
+        bytes: Vec<u8>,
+        verify: impl FnOnce(&[u8]) -> Result<LaunchPlan, Stop>,
+    ) -> Result<Rc<LaunchPlan>, Stop> {
+        let mut plans = self.plans.borrow_mut();
+        if let Some((_, plan)) = plans.iter().find(|(kept, _)| *kept == bytes) {
+            return Ok(Rc::clone(plan));
+        }
+        let plan = Rc::new(verify(&bytes)?);
+        if bytes.len() <= LONGEST {
+            plans.truncate(PLANS - 1);
+            plans.insert(0, (bytes, Rc::clone(&plan)));
+        }
+        Ok(plan)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use portcullis_core::Digest;
+    use portcullis_core::plan::{LaunchBody, Target};
+
+    use super::*;
+
+    /// A plan whose argument has this length.
+    fn plan(length: usize) -> Vec<u8> {
+        let target = Target { argv: vec!["-".repeat(length).as_str().into()], ..Target::default() };
+        let body = LaunchBody {
+            attempt_id: Digest::ZERO,
+            plan_id: Digest::ZERO,
+            h_a: Digest::ZERO,
+            h_p: Digest::ZERO,
+            h_l: Digest::ZERO,
+            lowering: Vec::new(),
+            descriptor_table: Vec::new(),
+            target,
+        };
+        LaunchPlan::encode(&body).unwrap()
+    }
+
+    /// Whether a plan is verified to be had.
+    fn is_verified(kept: &Kept, bytes: &[u8]) -> bool {
+        let mut verified = false;
+        let verify = |bytes: &[u8]| {
+            verified = true;
+            LaunchPlan::decode(bytes).map_err(|error| Stop::fault(error.to_string()))
+        };
+        let plan = kept.plan(bytes.to_vec(), verify).unwrap();
+        assert_eq!(*plan, LaunchPlan::decode(bytes).unwrap());
+        verified
+    }
+
+    #[test]
+    fn the_latest_plans_are_verified_once() {
+        let kept = Kept::new().unwrap();
+        let plans: Vec<_> = (0..=PLANS).map(plan).collect();
+        assert!(plans.iter().all(|bytes| is_verified(&kept, bytes)));
+        assert!(!plans[1..].iter().any(|bytes| is_verified(&kept, bytes)));
+        assert!(is_verified(&kept, &plans[0]));
+    }
+
+    #[test]
+    fn a_long_plan_and_one_that_is_none_are_not_kept() {
+        let (kept, long) = (Kept::new().unwrap(), plan(LONGEST));
+        assert!(is_verified(&kept, &long) && is_verified(&kept, &long));
+        for _ in 0..2 {
+            let refused = kept.plan(b"none".to_vec(), |_| Err(Stop::fault("none")));
+            assert!(refused.is_err());
+        }
+    }
+}
