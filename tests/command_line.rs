@@ -286,7 +286,13 @@ const WAYS: [&[&str]; 2] = [&[], &["--report", "text"]];
 /// A confined shell that has said that it runs.
 fn waiting(options: &[&str], script: &str) -> Child {
     let script = format!("{script}; echo; while :; do sleep 0.02; done");
-    let mut child = command(&[&["run"], options, &["--", "sh", "-c", &script]].concat())
+    let run = command(&[&["run"], options, &["--", "sh", "-c", &script]].concat());
+    // A shell can't trap what is ignored when it starts, as a test's own caller may do.
+    let mut child = Command::new("env")
+        .arg("--default-signal=HUP,INT,QUIT,TERM")
+        .arg(run.get_program())
+        .args(run.get_args())
+        .stdin(Stdio::null())
         // A group of its own, which has a parent outside: SIGTSTP stops nothing in an orphaned one.
         .process_group(0)
         .stdout(Stdio::piped())
