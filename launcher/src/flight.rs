@@ -14,8 +14,8 @@ use crate::outbox::Outbox;
 use crate::process;
 use crate::request::Request;
 
-/// How long nothing may be told of a launch that is on its way, or has ended by then. Most are not on their
-/// way as long, and what there is to tell is told at once.
+/// How long nothing may be told of a launch at the most. Few are on their way as long, or, where the end is waited
+/// for, run as long; what there is to tell of the others is told at once.
 const SILENCE: Duration = Duration::from_millis(10);
 
 /// What is still to be told of a launch, and to be done.
