@@ -22,17 +22,22 @@ fn asked(resident: &Raw, script: &str, at_end: bool) -> (Asked, File) {
 
 fn a_launch_that_ends_soon_is_told_by_one_write_and_others_by_two() {
     let resident = Raw::start();
-    let (mut asked_at_end, release) = asked(&resident, "exit 7", true);
-    drop(release);
-    let all = asked_at_end.write();
-    assert!(all.starts_with("LauncherStarted\n"), "{all}");
-    assert!(all.contains("\nExecSucceeded\n# workload exited code=7\n"), "{all}");
-    assert_eq!(asked_at_end.write(), "");
-    assert!(asked_at_end.end().ran);
+    let by_one_write = || {
+        let (mut asked, release) = asked(&resident, "exit 7", true);
+        drop(release);
+        let all = asked.write();
+        assert!(all.starts_with("LauncherStarted\n"), "{all}");
+        let one = all.contains("\nExecSucceeded\n# workload exited code=7\n");
+        let outcome = asked.end();
+        outcome.succeeded();
+        assert!(!one || outcome.text == all, "{}", outcome.text);
+        one
+    };
+    // On a machine that is busy a shell may take longer than "soon".
+    assert!((0..100).any(|_| by_one_write()));
 
     let (mut asked_at_once, release) = asked(&resident, "read end; exit 7", false);
-    let begin = asked_at_once.write();
-    assert!(begin.ends_with("ExecSucceeded\n"), "{begin}");
+    asked_at_once.pid();
     drop(release);
     assert!(asked_at_once.write().starts_with("# workload exited code=7\n"));
 }
@@ -45,8 +50,7 @@ fn one_that_takes_longer_is_told_meanwhile_however_busy_the_launcher_is() {
         assert!(start.elapsed() < Duration::from_secs(10), "nothing is told");
         resident.run(Host::default()).succeeded();
     }
-    let begin = long.write();
-    assert!(begin.ends_with("ExecSucceeded\n"), "{begin}");
+    long.pid();
     drop(release);
     assert!(long.write().starts_with("# workload exited code=7\n"));
     assert_eq!(long.write(), "");
@@ -83,17 +87,41 @@ fn one_that_stops_is_told_as_any_other() {
     resident.run(Host::default()).succeeded();
 }
 
-fn dropped_or_left_it_is_killed() {
-    let resident = Raw::start();
-    let (mut long, _release) = asked(&resident, "read end", true);
-    let begin = long.write();
-    assert!(begin.ends_with("ExecSucceeded\n"), "{begin}");
-    let pid = long.pid();
-    drop(long);
+/// Waits until a process has no children.
+fn is_left_alone(pid: u32) {
     let start = Instant::now();
-    while children(resident.id()).contains(&pid) {
-        assert!(start.elapsed() < Duration::from_secs(10), "it lives");
+    while !children(pid).is_empty() {
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?} live", children(pid));
         sleep(Duration::from_millis(2));
+    }
+}
+
+fn dropped_it_is_killed_whether_something_was_told_or_not() {
+    let resident = Raw::start();
+    let (mut long, release) = asked(&resident, "read end", true);
+    long.pid();
+    drop(long);
+    is_left_alone(resident.id());
+    drop(release);
+    for _ in 0..20 {
+        let (long, _release) = asked(&resident, "read end", true);
+        drop(long);
+        is_left_alone(resident.id());
+    }
+    resident.run(Host::default()).succeeded();
+}
+
+fn with_its_supervisor_gone_it_is_killed_and_told_of() {
+    for delay in [0, 1, 2, 20] {
+        let resident = Raw::start();
+        let (long, _release) = asked(&resident, "read end", true);
+        sleep(Duration::from_millis(delay));
+        assert_eq!(resident.end(), Some(0));
+        let outcome = long.end();
+        // One that was not taken by then is not launched, and has nothing to tell.
+        let told = outcome.text.is_empty()
+            || outcome.text.ends_with("# workload killed signal=9 core=false\n");
+        assert!(told || outcome.text.contains("SetupFaulted"), "{}", outcome.text);
     }
 }
 
@@ -105,8 +133,8 @@ fn shell(script: &str) -> Command {
 
 fn a_program_may_take_longer_than_its_setup() {
     let resident = Resident::start().unwrap();
-    let mut command = shell("sleep 0.6; exit 3");
-    let template = command.setup_limit(Duration::from_millis(300)).template().unwrap();
+    let mut command = shell("sleep 1.5; exit 3");
+    let template = command.setup_limit(Duration::from_secs(1)).template().unwrap();
     assert_eq!(resident.status(&template).unwrap().code(), Some(3));
     let output = resident.output(&template).unwrap();
     assert_eq!(output.status.code(), Some(3));
@@ -151,7 +179,8 @@ fn main() -> ExitCode {
         one_that_takes_longer_is_told_meanwhile_however_busy_the_launcher_is: [],
         one_that_takes_long_to_reach_its_exec_is_told_of_before_it: [],
         one_that_stops_is_told_as_any_other: [],
-        dropped_or_left_it_is_killed: [],
+        dropped_it_is_killed_whether_something_was_told_or_not: [],
+        with_its_supervisor_gone_it_is_killed_and_told_of: [],
         a_program_may_take_longer_than_its_setup: [],
         what_fills_its_pipes_at_once_is_read_meanwhile: [],
         many_that_end_at_once_are_all_told: [],

@@ -509,8 +509,8 @@ fn prologue(lowering: &Lowering<'_>, release: Option<RawFd>, stdio: &[(RawFd, Ra
     // A launcher that dies takes its workload along, whenever it does: one that died before the
     // signal was asked for is no longer the parent.
     let mut ops = vec![Op::parent_death_signal(Signal::KILL.as_raw()), Op::parent_is_alive()];
-    // Streams are placed where they came by a message: a resident launcher has other launches' fds too, and those that wait for the end of their pipes
-    // must not wait for this child's scrub.
+    // Streams are placed where they came by a message: a resident launcher has other launches' fds too, and
+    // those that wait for the end of their pipes must not wait for this child's scrub.
     if !stdio.is_empty() {
         let own = stdio.iter().map(|(fd, _)| *fd).chain(release);
         let others = lowering.unused(own).into_iter();

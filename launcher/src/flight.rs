@@ -66,7 +66,7 @@ enum Stage {
     /// The workload runs.
     Runs(Workload),
     /// It has ended, and has not been reaped: until its end has been told its pid is no other's, so that a
-    /// supervisor may send a signal to it. (Where that was never told, it is reaped at once.)
+    /// supervisor may send a signal to it.
     Ended(Workload),
     /// There is nothing left to do but to tell.
     Done,
@@ -199,7 +199,7 @@ impl Flight {
 
     /// Goes to the next stage. What this one waits for has come, or is waited for here if `how` says so.
     fn advance(&mut self, how: WaitIdOptions) {
-        let (told, transcript) = (self.due.is_none(), &mut self.transcript);
+        let transcript = &mut self.transcript;
         self.stage = match std::mem::replace(&mut self.stage, Stage::Done) {
             Stage::Launching(mut launching) => match launching.land(transcript) {
                 Ok(()) => {
@@ -218,23 +218,13 @@ impl Flight {
                 note_stop(transcript, &stop);
                 Stage::Done
             }
-            Stage::Runs(workload) => {
-                let how = if told { how | WaitIdOptions::NOWAIT } else { how };
-                match workload.note_end(transcript, how) {
-                    false => Stage::Runs(workload),
-                    true if told => Stage::Ended(workload),
-                    true => {
-                        workload.end.tear_down(transcript);
-                        Stage::Done
-                    }
-                }
-            }
+            Stage::Runs(workload) if workload.note_end(transcript, how) => Stage::Ended(workload),
             Stage::Ended(Workload { pid, end, .. }) => {
                 let _ = process::wait(pid);
                 end.tear_down(transcript);
                 Stage::Done
             }
-            Stage::Done => Stage::Done,
+            same @ (Stage::Runs(_) | Stage::Done) => same,
         };
     }
 }
@@ -245,9 +235,10 @@ impl Workload {
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
     }
 
-    /// Notes its end, if that has come, and reaps it unless `how` says not to.
+    /// Notes its end, if that has come, and does not reap it.
     fn note_end(&self, transcript: &mut TranscriptWriter<Outbox>, how: WaitIdOptions) -> bool {
-        match waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | how) {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | how;
+        match waitid(WaitId::PidFd(self.pidfd.as_fd()), options) {
             Ok(Some(status)) => {
                 let (code, signal) = (status.exit_status(), status.terminating_signal());
                 note_end(transcript, code, signal, status.dumped());

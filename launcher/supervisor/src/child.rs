@@ -330,10 +330,12 @@ impl Child {
         if process::stat_field(pid, 4) != Some(self.launcher_id().into()) {
             return false;
         }
-        // A resident one has more, and reaps each after it has told of its end.
-        let told = matches!(self.launcher, Launcher::Resident(_))
-            && (self.control.read_available().is_err() || status_of(self.transcript()).is_some());
-        !told && pidfd_send_signal(&pidfd, Signal::KILL).is_ok()
+        // A resident one has more, and reaps each after it has told of its end, or before it tells that it stopped.
+        let may_be_reaped = matches!(self.launcher, Launcher::Resident(_))
+            && (!matches!(self.control.read_available(), Ok(false))
+                || status_of(self.transcript()).is_some()
+                || self.transcript().terminal() != Some(LauncherState::ExecSucceeded));
+        !may_be_reaped && pidfd_send_signal(&pidfd, Signal::KILL).is_ok()
     }
 }
 

@@ -24,6 +24,10 @@ use crate::spawn::{Placement, pipe, place};
 use crate::stdio::{Stdio, Streams};
 use crate::template::Template;
 
+/// How long a launch's setup must be allowed to take for nothing to be told before the program's end: what a launcher
+/// keeps to itself for a while must not look like a setup that takes too long.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// How long a resident launcher may take to end its workloads and itself.
 const END: Duration = Duration::from_secs(5);
 
@@ -134,7 +138,7 @@ impl Resident {
         let slots = template.plan.slots.iter();
         fds.extend(slots.clone().map(|(_, fd)| fd.as_fd()));
         let slots = slots.map(|(slot, _)| slot.slot_index).collect();
-        let trace = template.trace;
+        let (trace, at_end) = (template.trace, at_end && template.setup_limit >= PATIENCE);
         self.ask(&LaunchMessage { trace, directory: true, at_end, slots }, &fds)?;
         let pipes = std::mem::take(&mut streams.pipes);
         // The launcher has its own copies: with ours open, no pipe would ever show its end.
@@ -148,7 +152,8 @@ impl Resident {
     ///
     /// # Errors
     ///
-    /// As [`spawn`](Self::spawn).
+    /// As [`spawn`](Self::spawn). Of a program that ends soon nothing is told before its end, so that
+    /// [`Error::LauncherEnded`] does not say whether it ran.
     pub fn status(&self, template: &Template) -> Result<ExitStatus, Error> {
         let child = self.launch(template, Stdio::INHERITED, true)?;
         child.running(&Deadline::after(template.setup_limit))?.wait()
@@ -158,7 +163,7 @@ impl Resident {
     ///
     /// # Errors
     ///
-    /// As [`spawn`](Self::spawn).
+    /// As [`status`](Self::status).
     pub fn output(&self, template: &Template) -> Result<Output, Error> {
         self.output_with(template, Stdio::COLLECTED)
     }
@@ -168,7 +173,7 @@ impl Resident {
     ///
     /// # Errors
     ///
-    /// As [`spawn`](Self::spawn).
+    /// As [`status`](Self::status).
     pub fn output_with(&self, template: &Template, stdio: [Stdio; 3]) -> Result<Output, Error> {
         let child = self.launch(template, stdio, true)?;
         child.output(&Deadline::after(template.setup_limit))
