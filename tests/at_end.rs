@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use portcullis::{Command, Resident, Stdio};
 use portcullis_core::descriptor::DescriptorRole;
 use portcullis_mechanisms as _;
-use portcullis_tests::{Asked, Host, Resident as Raw, children, run, tests, write_program};
+use portcullis_tests::{
+    Asked, Host, Resident as Raw, children, launcher, run, tests, write_program,
+};
 
 const TEST_LAUNCHER: &str = env!("CARGO_BIN_EXE_test-launcher");
 
@@ -111,6 +113,17 @@ fn dropped_it_is_killed_whether_something_was_told_or_not() {
     resident.run(Host::default()).succeeded();
 }
 
+fn many_on_their_way_hold_no_more_fds_than_they_need() {
+    let mut limited = Unconfined::new("/bin/sh");
+    limited.args(["-c", "ulimit -n 150; exec \"$0\" \"$@\""]).arg(launcher());
+    let resident = Raw::of(limited, None);
+    let asked: Vec<_> = (0..30).map(|_| asked(&resident, "read end; exit 0", true)).collect();
+    for (asked, release) in asked {
+        drop(release);
+        asked.end().succeeded();
+    }
+}
+
 fn with_its_supervisor_gone_it_is_killed_and_told_of() {
     for delay in [0, 1, 2, 20] {
         let resident = Raw::start();
@@ -180,6 +193,7 @@ fn main() -> ExitCode {
         one_that_takes_long_to_reach_its_exec_is_told_of_before_it: [],
         one_that_stops_is_told_as_any_other: [],
         dropped_it_is_killed_whether_something_was_told_or_not: [],
+        many_on_their_way_hold_no_more_fds_than_they_need: [],
         with_its_supervisor_gone_it_is_killed_and_told_of: [],
         a_program_may_take_longer_than_its_setup: [],
         what_fills_its_pipes_at_once_is_read_meanwhile: [],

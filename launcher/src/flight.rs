@@ -30,7 +30,8 @@ pub(crate) struct Flight {
     /// Whether the control channel's reader is gone.
     left: bool,
     stage: Stage,
-    /// Fds that are of no more use, and are closed once something has been told: until then somebody waits.
+    /// Fds that are of no more use, and are closed once something has been told, for until then somebody waits, or
+    /// when another launch is to have its own.
     spent: Option<(Request, Option<OwnedFd>)>,
 }
 
@@ -166,6 +167,11 @@ impl Flight {
         poll(&mut pipe, Some(&Timespec::default())) == Ok(1)
     }
 
+    /// Closes what is of no more use.
+    pub(crate) fn let_go(&mut self) {
+        self.spent = None;
+    }
+
     /// Kills the child, or the workload that it has become.
     pub(crate) fn kill(&self) {
         match &self.stage {
@@ -192,7 +198,7 @@ impl Flight {
         };
         // A flight of which all has been done and told is dropped at once, the control channel first.
         if !(told && matches!(self.stage, Stage::Done)) {
-            self.spent = None;
+            self.let_go();
         }
         told
     }

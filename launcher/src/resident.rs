@@ -148,6 +148,8 @@ impl Resident {
 
     /// Takes one message and makes its launch. An error is the end of all messages.
     fn answer(&mut self, asked: PollFlags) -> Result<(), Errno> {
+        // Its fds are as many as a plan has roots, and how many this process may have is soon reached.
+        self.flights.iter_mut().for_each(Flight::let_go);
         let mut received = match Received::from(self.socket) {
             Ok(received) => received,
             Err(Errno::AGAIN | Errno::INTR | Errno::NOMEM | Errno::NOBUFS) => return Ok(()),
