@@ -10,7 +10,7 @@ use portcullis::{Command, Resident, Stdio};
 use portcullis_core::descriptor::DescriptorRole;
 use portcullis_mechanisms as _;
 use portcullis_tests::{
-    Asked, Host, Resident as Raw, children, launcher, run, tests, write_program,
+    Asked, Host, Resident as Raw, becomes, children, launcher, run, tests, write_program,
 };
 
 const TEST_LAUNCHER: &str = env!("CARGO_BIN_EXE_test-launcher");
@@ -89,26 +89,17 @@ fn one_that_stops_is_told_as_any_other() {
     resident.run(Host::default()).succeeded();
 }
 
-/// Waits until a process has no children.
-fn is_left_alone(pid: u32) {
-    let start = Instant::now();
-    while !children(pid).is_empty() {
-        assert!(start.elapsed() < Duration::from_secs(10), "{:?} live", children(pid));
-        sleep(Duration::from_millis(2));
-    }
-}
-
 fn dropped_it_is_killed_whether_something_was_told_or_not() {
     let resident = Raw::start();
     let (mut long, release) = asked(&resident, "read end", true);
     long.pid();
     drop(long);
-    is_left_alone(resident.id());
+    assert!(becomes(|| children(resident.id()).is_empty()));
     drop(release);
     for _ in 0..20 {
         let (long, _release) = asked(&resident, "read end", true);
         drop(long);
-        is_left_alone(resident.id());
+        assert!(becomes(|| children(resident.id()).is_empty()));
     }
     resident.run(Host::default()).succeeded();
 }

@@ -8,11 +8,10 @@ use std::path::Path;
 use std::process::{Child, Command, ExitCode, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
 use portcullis_tests::{
-    Need, Signal, bystander, portcullis, read_proc, run, send, shell_of, terminal, tests,
+    Need, Signal, becomes, bystander, portcullis, read_proc, run, send, shell_of, terminal, tests,
     write_program,
 };
 use serde_json::Value;
@@ -423,11 +422,7 @@ fn a_stop_and_a_continuation_reach_the_workload() {
         stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next())
     };
     let comes_to = |pid: u32, wanted: char| {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while state(pid) != Some(wanted) {
-            assert!(Instant::now() < deadline, "{pid} does not come to {wanted}");
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        assert!(becomes(|| state(pid) == Some(wanted)), "{pid} does not come to {wanted}");
     };
     for way in WAYS {
         let mut child = waiting(way, "trap 'exit 40' TERM");
@@ -436,11 +431,7 @@ fn a_stop_and_a_continuation_reach_the_workload() {
         comes_to(workload, 'T');
         comes_to(child.id(), 'T');
         send(child.id(), Signal::CONT);
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while state(workload) == Some('T') {
-            assert!(Instant::now() < deadline, "the workload does not go on");
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        assert!(becomes(|| state(workload) != Some('T')), "the workload does not go on");
         send(child.id(), Signal::TERM);
         assert_eq!(child.wait().unwrap().code(), Some(40));
     }
@@ -452,15 +443,11 @@ fn the_workload_dies_with_portcullis() {
         let workload = shell_of(child.id());
         child.kill().unwrap();
         child.wait().unwrap();
-        let deadline = Instant::now() + Duration::from_secs(10);
         let lives = |pid| {
             let stat = read_proc(pid, "stat");
             stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
         };
-        while lives(workload) {
-            assert!(Instant::now() < deadline, "the workload lives on");
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        assert!(becomes(|| !lives(workload)), "the workload lives on");
     }
 }
 

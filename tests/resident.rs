@@ -9,15 +9,15 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command as Unconfined, ExitCode, Stdio as UnconfinedStdio};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use portcullis::{Child, Command, Error, Params, Resident, Stdio, Way};
 use portcullis_core::descriptor::{DescriptorKind, DescriptorRole};
 use portcullis_core::message::{LaunchMessage, MAX_FDS, MAX_LEN};
 use portcullis_mechanisms as _;
 use portcullis_tests::{
-    Asked, Host, Need, Outcome, Resident as Raw, Signal, VERSION_1_FRAMES, children, read_proc,
-    run, send, tests,
+    Asked, Host, Need, Outcome, Resident as Raw, Signal, VERSION_1_FRAMES, becomes, children,
+    read_proc, run, send, tests,
 };
 use rustix::fs::OFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -37,18 +37,6 @@ fn output(resident: &Resident, command: &Command) -> String {
     let output = resident.output(&command.template().unwrap()).unwrap();
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
-}
-
-/// Waits until something is so that takes another process a moment.
-fn becomes(so: impl Fn() -> bool) -> bool {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !so() {
-        if Instant::now() > deadline {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    true
 }
 
 fn is_gone(pid: u32) -> bool {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use portcullis::{Child, Command, Error, LauncherState, RefusalReason, Stdio, Way};
 use portcullis_core::Params;
-use portcullis_tests::{Need, Signal, launcher, pid, run, send, tests, write_program};
+use portcullis_tests::{Need, Signal, becomes, launcher, pid, run, send, tests, write_program};
 use tempfile::TempDir;
 
 fn shell(script: &str) -> Command {
@@ -227,15 +227,10 @@ fn a_launcher_that_is_killed_takes_its_workload_along() {
 
 /// Whether a process is gone, or a zombie that its new parent has yet to reap, before long.
 fn ends(pid: u32) -> bool {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while Instant::now() < deadline {
+    becomes(|| {
         let stat = portcullis_tests::read_proc(pid, "stat");
-        if stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z')) {
-            return true;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    false
+        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
+    })
 }
 
 fn a_child_that_is_dropped_is_killed_and_one_that_is_detached_is_not() {

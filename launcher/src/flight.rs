@@ -132,12 +132,12 @@ impl Flight {
 
     /// Does and tells what there is to do and to tell now; false when that was all.
     pub(crate) fn go_on(&mut self, happened: Happened) -> bool {
-        if happened.left {
+        let Happened { came, left, tell } = happened;
+        if left {
             // Its supervisor has dropped it, or is no more.
             self.left = true;
             self.kill();
         }
-        let Happened { came, left, tell } = happened;
         if came || tell && self.waits_for_end() && self.has_arrived() {
             self.advance(WaitIdOptions::NOHANG);
         }

@@ -4,7 +4,7 @@
 //! it waits for beside everything else that it waits for.
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use portcullis_core::mechanism::{Fault, Stop};
 use portcullis_core::plan::LaunchPlan;
@@ -131,8 +131,9 @@ impl Resident {
         }
         let due = self.flights.iter().filter_map(Flight::due).min();
         let left = due.map(|due| due.saturating_duration_since(Instant::now()));
+        let left = left.and_then(|left| Timespec::try_from(left).ok());
         // What fails for want of memory is tried again: nothing is lost by that.
-        poll(&mut polled, left.map(at_most).as_ref()).ok()?;
+        poll(&mut polled, left.as_ref()).ok()?;
         let now = due.map(|_| Instant::now());
         let mut happened = polled.iter().map(PollFd::revents);
         let asked = happened.next()?;
@@ -198,12 +199,6 @@ impl Resident {
             Stop::Faulted(Fault { what, note: None })
         })
     }
-}
-
-/// The time for a poll: what is left, and no less.
-fn at_most(left: Duration) -> Timespec {
-    let seconds = i64::try_from(left.as_secs()).unwrap_or(i64::MAX);
-    Timespec { tv_sec: seconds, tv_nsec: left.subsec_nanos().into() }
 }
 
 /// Whether this process is no more than its user, and was as dumpable as that at its start.

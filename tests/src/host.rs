@@ -64,6 +64,18 @@ pub fn write_program(path: &Path, contents: &[u8]) {
     assert!(shell.wait().expect("a shell that ends").success(), "{}", path.display());
 }
 
+/// Waits until something is so that takes another process a moment.
+pub fn becomes(so: impl Fn() -> bool) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !so() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    true
+}
+
 /// The standard launcher, as a file.
 pub fn launcher() -> &'static Path {
     static FILE: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
@@ -500,11 +512,8 @@ impl Host {
 
 /// Attaches strace to a process that is about to stop itself, and lets it go on.
 fn attach(pid: u32, log: &Path, inject: Option<&str>) -> Child {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !read_proc(pid, "stat").contains(") T ") {
-        assert!(Instant::now() < deadline, "the process that is to be traced does not stop");
-        thread::sleep(Duration::from_millis(1));
-    }
+    let stopped = becomes(|| read_proc(pid, "stat").contains(") T "));
+    assert!(stopped, "the process that is to be traced does not stop");
     let mut strace = Command::new("strace");
     if let Some(fault) = inject {
         strace.args(["-e", &format!("inject={fault}")]);

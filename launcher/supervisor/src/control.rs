@@ -154,10 +154,8 @@ pub(crate) fn wait_for(fd: &impl AsFd, limit: Option<Duration>) -> Result<bool, 
 
 /// Waits until one of these has what it is polled for, for as long as `limit`; false where none has.
 pub(crate) fn wait_for_any(fds: &mut [PollFd<'_>], limit: Option<Duration>) -> Result<bool, Errno> {
-    let limit = limit.map(|limit| Timespec {
-        tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: limit.subsec_nanos().into(),
-    });
+    // One that is longer than the kernel can be told is none.
+    let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
     retry_on_intr(|| poll(fds, limit.as_ref())).map(|ready| ready > 0)
 }
 
