@@ -10,7 +10,7 @@ use portcullis::{Command, Resident, Stdio};
 use portcullis_core::descriptor::DescriptorRole;
 use portcullis_mechanisms as _;
 use portcullis_tests::{
-    Asked, Host, Resident as Raw, becomes, children, launcher, run, tests, write_program,
+    Asked, Host, Resident as Raw, becomes, launcher, run, tests, workloads, write_program,
 };
 
 const TEST_LAUNCHER: &str = env!("CARGO_BIN_EXE_test-launcher");
@@ -94,12 +94,12 @@ fn dropped_it_is_killed_whether_something_was_told_or_not() {
     let (mut long, release) = asked(&resident, "read end", true);
     long.pid();
     drop(long);
-    assert!(becomes(|| children(resident.id()).is_empty()));
+    assert!(becomes(|| workloads(resident.id()).is_empty()));
     drop(release);
     for _ in 0..20 {
         let (long, _release) = asked(&resident, "read end", true);
         drop(long);
-        assert!(becomes(|| children(resident.id()).is_empty()));
+        assert!(becomes(|| workloads(resident.id()).is_empty()));
     }
     resident.run(Host::default()).succeeded();
 }

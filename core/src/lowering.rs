@@ -28,7 +28,7 @@ pub struct CloneRequest {
     pub namespaces: u64,
     /// The cgroup that the child is born in.
     pub cgroup: Option<RawFd>,
-    /// Whether the child waits until every mechanism has attended.
+    /// Whether the child waits until the mechanisms that asked for it have attended.
     pub rendezvous: bool,
 }
 
@@ -37,7 +37,7 @@ pub struct CloneRequest {
 pub enum NoteTime {
     /// After the clone.
     Created,
-    /// After every mechanism attended and the child was released.
+    /// After the mechanisms have attended and the child was released.
     Released,
 }
 
@@ -95,6 +95,8 @@ pub struct Lowering<'a> {
     kept: Vec<RawFd>,
     owned: Vec<OwnedFd>,
     clone: CloneRequest,
+    attended: Vec<usize>,
+    attends_late: bool,
     notes: Vec<(NoteTime, Owner, Cow<'static, str>)>,
     remarks: Vec<(Remark, Owner, Cow<'static, str>)>,
     teardown: Teardown,
@@ -113,6 +115,8 @@ pub struct Lowered {
     pub program: Program,
     /// How the child is made.
     pub clone: CloneRequest,
+    /// The entries whose mechanisms attend to the child.
+    pub attended: Vec<usize>,
     /// What mechanisms note, when, and whose note it is.
     pub notes: Vec<(NoteTime, Owner, Cow<'static, str>)>,
     /// What mechanisms have to say beside, and whose word it is.
@@ -133,6 +137,8 @@ impl<'a> Lowering<'a> {
             kept: vec![0, 1, 2],
             owned: Vec::new(),
             clone: CloneRequest::default(),
+            attended: Vec::new(),
+            attends_late: false,
             notes: Vec::new(),
             remarks: Vec::new(),
             teardown: Teardown::default(),
@@ -291,9 +297,32 @@ impl<'a> Lowering<'a> {
         self.clone.cgroup = Some(fd);
     }
 
-    /// Asks for the child to wait until every mechanism has attended.
+    /// Asks for the child to wait until the mechanism has attended to it.
     pub fn rendezvous(&mut self) {
+        self.rendezvous_ahead();
+        self.attends_late = true;
+    }
+
+    /// Asks for the same, of a mechanism whose [`attend`](crate::mechanism::Mechanism::attend) follows from its
+    /// parameters alone and leaves nothing outside of the child: a resident launcher may have made the child, and
+    /// the mechanism may have attended to it, before this launch was asked for.
+    pub fn rendezvous_ahead(&mut self) {
         self.clone.rendezvous = true;
+        if let Owner::Entry(own) = self.owner {
+            if self.attended.last() != Some(&own) {
+                self.attended.push(own);
+            }
+        }
+    }
+
+    /// The entries whose mechanisms attend, so far.
+    pub fn attended(&self) -> &[usize] {
+        &self.attended
+    }
+
+    /// Whether each of them may do so before the launch is asked for.
+    pub fn may_attend_ahead(&self) -> bool {
+        !self.attends_late
     }
 
     /// Notes something in the transcript.
@@ -313,9 +342,8 @@ impl<'a> Lowering<'a> {
         self.teardown.0.push((self.owner, Box::new(step)));
     }
 
-    /// What was asked of the clone so far.
-    #[cfg(feature = "testkit")]
-    pub(crate) fn clone_request(&self) -> CloneRequest {
+    /// What was asked of the clone; known when everything is lowered.
+    pub fn clone_request(&self) -> CloneRequest {
         self.clone
     }
 
@@ -340,11 +368,6 @@ impl<'a> Lowering<'a> {
     /// The nonce that [was asked for](Self::exec_nonce).
     pub fn asked_exec_nonce(&self) -> Option<u64> {
         self.exec_nonce
-    }
-
-    /// Whether the child is to wait; known when everything is lowered.
-    pub fn wants_rendezvous(&self) -> bool {
-        self.clone.rendezvous
     }
 
     /// The ranges of fds that this launch has no use for: they are no slot's, not kept, and not among
@@ -386,6 +409,7 @@ impl<'a> Lowering<'a> {
         Lowered {
             program,
             clone: self.clone,
+            attended: self.attended,
             notes: self.notes,
             remarks: self.remarks,
             teardown: self.teardown,

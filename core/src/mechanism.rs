@@ -401,8 +401,9 @@ pub trait Mechanism: Sync {
     fn lower(&self, params: &Params, launch: &mut Lowering<'_>) -> Result<(), Stop>;
 
     /// In the launcher, after the clone: the parent's half of a rendezvous that
-    /// [`lower`](Self::lower) asked for. The child is released when every mechanism has attended. In a
-    /// launch in place there is no child: the launcher attends to itself, from inside.
+    /// [`lower`](Self::lower) asked for. The child is released when all that asked have attended. In a
+    /// launch in place there is no child: the launcher attends to itself, from inside. A child that is made
+    /// [ahead](Lowering::rendezvous_ahead) is attended to before its launch is lowered.
     ///
     /// # Errors
     ///

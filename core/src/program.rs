@@ -143,6 +143,15 @@ impl Op {
     }
 
     /// [close_range(2)](https://man7.org/linux/man-pages/man2/close_range.2.html) with
+    /// `CLOSE_RANGE_UNSHARE`: the same, in a table of fds of its own from then on, for a child that has had its
+    /// parent's so far.
+    pub fn close_range_unshared(first: u32, last: u32) -> Self {
+        let flags = Arg::Int(libc::CLOSE_RANGE_UNSHARE.into());
+        let args = vec![Arg::Int(first.into()), Arg::Int(last.into()), flags];
+        Self::new("close_range", libc::SYS_close_range, args, Expect::Zero)
+    }
+
+    /// [close_range(2)](https://man7.org/linux/man-pages/man2/close_range.2.html) with
     /// `CLOSE_RANGE_CLOEXEC`: everything from `first` on is closed by the exec.
     pub fn close_on_exec_from(first: u32) -> Self {
         let flags = Arg::Int(libc::CLOSE_RANGE_CLOEXEC.into());

@@ -32,7 +32,7 @@ use crate::process;
 use crate::request::Request;
 use crate::trace::{self, Stopwatch};
 use crate::wiring::{self, Channel, Channels, Control, Ends, Slots, Source};
-use crate::{FAULTED, REFUSED, complain, explain, resident, sys};
+use crate::{FAULTED, REFUSED, complain, explain, resident, spare, sys};
 
 /// What a plan was handed over for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -229,7 +229,8 @@ pub(crate) fn launch<W: Channel>(
         Verdict::Child => false,
         Verdict::NeedsLauncher(why) => return Ok(Outcome::NeedsLauncher(why)),
     };
-    let waits = lowering.wants_rendezvous() && !in_place;
+    let spare = spare::of(way, &lowering, &schedule)?;
+    let waits = lowering.clone_request().rendezvous && !in_place && spare.is_none();
     let rendezvous = if waits { Some(rendezvous_pipe()?) } else { None };
     let release_fd = rendezvous.as_ref().map(|(read, _)| read.as_raw_fd());
     let lowered = if in_place {
@@ -241,7 +242,7 @@ pub(crate) fn launch<W: Channel>(
         lowering.finish(in_place::prologue(way, &stdio))
     } else {
         lowering.inherit_parent_death_signal(Some(Signal::KILL.as_raw()));
-        let prologue = prologue(&lowering, release_fd, &stdio);
+        let prologue = prologue(&lowering, way, spare.is_some(), release_fd, &stdio);
         lowering.finish(prologue)
     };
     drop(stage);
@@ -284,19 +285,30 @@ pub(crate) fn launch<W: Channel>(
     // the child has exec'd or ended, unless others are waiting for it.
     let stage = Stopwatch::start("child");
     let resident = matches!(way, Way::Resident { .. });
-    let Lowered { program, clone, notes, remarks, teardown } = lowered;
+    let Lowered { program, clone, attended, notes, remarks, teardown } = lowered;
     let options = CloneOptions {
         namespaces: clone.namespaces,
         cgroup: clone.cgroup,
         concurrent: clone.rendezvous || resident,
         pidfd: resident,
+        shares_files: false,
     };
-    let child = process::spawn(program, Some(error.as_raw_fd()), options)
-        .map_err(|error| clone_failed(&error, options))?;
+    let ahead = spare.is_some();
+    let child = if let Some(mut child) = spare {
+        child.take_on(program, error.as_raw_fd());
+        child
+    } else {
+        let make_room = || kept.is_some_and(|kept| kept.spares.give_up());
+        process::spawn_or(program, Some(error.as_raw_fd()), options, make_room)
+            .map_err(|error| clone_failed(&error, options))?
+    };
     transcript.state(LauncherState::ChildCreated);
     transcript.note(&format!("mechanism=clone3 child_pid={}", child.pid().as_raw_pid()));
     if resident {
         transcript.note("way=resident");
+    }
+    if ahead {
+        transcript.note("child=spare");
     }
     let noted = |time| notes.iter().filter(move |(when, ..)| *when == time);
     noted(NoteTime::Created).for_each(|(_, _, text)| transcript.note(text));
@@ -305,19 +317,29 @@ pub(crate) fn launch<W: Channel>(
     // reaped.
     if let Some((_, write)) = rendezvous {
         let attendee = attendee_of(child.pid());
-        for it in schedule.entries() {
+        for it in attended.iter().map(|at| &schedule.entries()[*at]) {
             it.mechanism.attend(&it.entry.params, attendee)?;
         }
         tell_so_far(transcript, way)?;
         out_of_reach()?;
         rustix::io::retry_on_intr(|| rustix::io::write(&write, &[1]))
             .map_err(|errno| Stop::fault(format!("releasing the child: {errno}")))?;
+    }
+    if clone.rendezvous {
         noted(NoteTime::Released).for_each(|(_, _, text)| transcript.note(text));
     }
 
-    // The child's end is then the last one.
-    drop(error);
-    Ok(Outcome::Launching(Launching { child, error_read, outline, remarks, teardown, stage }))
+    // The child's end is then the last one; a spare has yet to have one.
+    let error = ahead.then_some(error);
+    Ok(Outcome::Launching(Launching {
+        child,
+        error,
+        error_read,
+        outline,
+        remarks,
+        teardown,
+        stage,
+    }))
 }
 
 /// Tells that the workload runs, waits for its end, and tells how that was.
@@ -493,7 +515,7 @@ pub(crate) fn out_of_reach() -> Result<(), Stop> {
     set_dumpable(DumpableBehavior::NotDumpable)
 }
 
-fn set_dumpable(behavior: DumpableBehavior) -> Result<(), Stop> {
+pub(crate) fn set_dumpable(behavior: DumpableBehavior) -> Result<(), Stop> {
     rustix::process::set_dumpable_behavior(behavior)
         .map_err(|errno| Stop::fault(format!("prctl(PR_SET_DUMPABLE): {errno}")))
 }
@@ -505,17 +527,40 @@ fn rendezvous_pipe() -> Result<(OwnedFd, OwnedFd), Stop> {
 }
 
 /// What the child does before any mechanism's ops.
-fn prologue(lowering: &Lowering<'_>, release: Option<RawFd>, stdio: &[(RawFd, RawFd)]) -> Vec<Op> {
+fn prologue(
+    lowering: &Lowering<'_>,
+    way: Way<'_>,
+    ahead: bool,
+    release: Option<RawFd>,
+    stdio: &[(RawFd, RawFd)],
+) -> Vec<Op> {
+    // A child that is made for the launch has its directory from the clone on.
+    let directory = match way {
+        Way::Resident { request, .. } if ahead => request.directory.as_ref(),
+        _ => None,
+    };
+    let directory = directory.map(AsRawFd::as_raw_fd);
+    let mut ops = Vec::new();
     // A launcher that dies takes its workload along, whenever it does: one that died before the
-    // signal was asked for is no longer the parent.
-    let mut ops = vec![Op::parent_death_signal(Signal::KILL.as_raw()), Op::parent_is_alive()];
+    // signal was asked for is no longer the parent. A child that was made ahead has asked.
+    if !ahead {
+        ops.extend([Op::parent_death_signal(Signal::KILL.as_raw()), Op::parent_is_alive()]);
+    }
     // Streams are placed where they came by a message: a resident launcher has other launches' fds too, and
     // those that wait for the end of their pipes must not wait for this child's scrub.
     if !stdio.is_empty() {
-        let own = stdio.iter().map(|(fd, _)| *fd).chain(release);
-        let others = lowering.unused(own).into_iter();
-        ops.extend(others.map(|(first, last)| Op::close_range(first, last)));
+        let own = stdio.iter().map(|(fd, _)| *fd).chain(release).chain(directory);
+        for (first, last) in lowering.unused(own).into_iter().rev() {
+            // From its first step on a child that was made ahead has fds of its own. The last range is all that
+            // follows the fds that are used: it has no copy even for a moment.
+            ops.push(if ahead && ops.is_empty() {
+                Op::close_range_unshared(first, last)
+            } else {
+                Op::close_range(first, last)
+            });
+        }
     }
+    ops.extend(directory.map(Op::fchdir));
     ops.extend(release.map(|fd| Op::read_exactly(fd, 1)));
     // Rust's runtime ignores SIGPIPE, and what is ignored stays so across an exec.
     ops.push(Op::default_action(libc::SIGPIPE));

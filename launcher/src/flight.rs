@@ -18,6 +18,11 @@ use crate::request::Request;
 /// for, run as long; what there is to tell of the others is told at once.
 const SILENCE: Duration = Duration::from_millis(10);
 
+/// After how long it is first looked whether a child that was made ahead has fds of its own, and the longest that it
+/// is waited between two looks, each twice as long as the one before.
+const FIRST_LOOK: Duration = Duration::from_micros(50);
+const LAST_LOOK: Duration = Duration::from_secs(1);
+
 /// What is still to be told of a launch, and to be done.
 ///
 /// Its fields are dropped in their order: who waits for the end of the control channel waits for nothing else.
@@ -30,6 +35,8 @@ pub(crate) struct Flight {
     /// Whether the control channel's reader is gone.
     left: bool,
     stage: Stage,
+    /// When it is looked again whether a child that was made ahead has fds of its own; `None` where it has.
+    look: Option<(Instant, Duration)>,
     /// Fds that are of no more use, and are closed once something has been told, for until then somebody waits, or
     /// when another launch is to have its own.
     spent: Option<(Request, Option<OwnedFd>)>,
@@ -42,18 +49,23 @@ pub(crate) struct Happened {
     pub(crate) came: bool,
     /// Its control channel's reader is gone.
     pub(crate) left: bool,
-    /// There is room in its control channel, or it is [due](Flight::due).
-    pub(crate) tell: bool,
+    /// There is room in its control channel.
+    pub(crate) room: bool,
 }
 
 impl Happened {
+    /// Whether nothing did.
+    pub(crate) fn is_nothing(self) -> bool {
+        !(self.came || self.left || self.room)
+    }
+
     /// What these events of what its stage waits for and of its control channel mean.
     pub(crate) fn of(awaited: Option<PollFlags>, channel: Option<PollFlags>) -> Self {
         let gone = PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL;
         Self {
             came: awaited.is_some_and(|events| !events.is_empty()),
             left: channel.is_some_and(|events| events.intersects(gone)),
-            tell: channel.is_some_and(|events| events.contains(PollFlags::OUT)),
+            room: channel.is_some_and(|events| events.contains(PollFlags::OUT)),
         }
     }
 }
@@ -86,21 +98,26 @@ impl Flight {
         launching: Launching,
         request: Request,
     ) -> Self {
-        let (due, stage) = (Some(Instant::now() + SILENCE), Stage::Launching(launching));
+        let now = Instant::now();
+        let (due, look) =
+            (Some(now + SILENCE), launching.error.as_ref().map(|_| (now + FIRST_LOOK, FIRST_LOOK)));
         let (at_end, spent) = (request.at_end, Some((request, None)));
-        Self { transcript, due, at_end, left: false, stage, spent }
+        let stage = Stage::Launching(launching);
+        Self { transcript, due, at_end, left: false, stage, look, spent }
     }
 
     /// The flight of a launch without a child, unless all of it has been told.
     pub(crate) fn none(transcript: TranscriptWriter<Outbox>) -> Option<Self> {
-        let (due, stage) = (None, Stage::Done);
-        let mut flight = Self { transcript, due, at_end: false, left: false, stage, spent: None };
-        flight.go_on(Happened { tell: true, ..Happened::default() }).then_some(flight)
+        let (due, look, spent, stage) = (None, None, None, Stage::Done);
+        let mut flight = Self { transcript, due, at_end: false, left: false, stage, look, spent };
+        flight.go_on(Happened { room: true, ..Happened::default() }).then_some(flight)
     }
 
-    /// When something is to be told at the latest, where nothing has been told yet.
+    /// When it is to go on at the latest, whatever happens.
     pub(crate) fn due(&self) -> Option<Instant> {
-        self.due
+        // Where it is waited for the end, that of the pipe is not.
+        let look = self.look.filter(|_| !self.waits_for_end());
+        [self.due, look.map(|(look, _)| look)].into_iter().flatten().min()
     }
 
     /// Whether it is waited for the workload's end, and nothing told before that.
@@ -121,6 +138,10 @@ impl Flight {
             Stage::Launching(launching) if self.waits_for_end() => {
                 (launching.child.pidfd()?, PollFlags::IN)
             }
+            // While this process has an end of the pipe, that shows none.
+            Stage::Launching(launching) if launching.error.is_some() => {
+                (launching.child.pidfd()?, PollFlags::IN)
+            }
             // Its end alone, which shows unasked: a child that has written has yet to end.
             Stage::Launching(launching) => (launching.pipe(), PollFlags::empty()),
             Stage::Stopped(launching, _) => (launching.child.pidfd()?, PollFlags::IN),
@@ -132,7 +153,17 @@ impl Flight {
 
     /// Does and tells what there is to do and to tell now; false when that was all.
     pub(crate) fn go_on(&mut self, happened: Happened) -> bool {
-        let Happened { came, left, tell } = happened;
+        let Happened { came, left, room } = happened;
+        let now = if self.due().is_some() { Some(Instant::now()) } else { None };
+        let tell = room || self.due.is_some_and(|due| now >= Some(due));
+        if let (Some((look, after)), Some(now)) = (self.look, now) {
+            if self.has_own_files() {
+                self.look = None;
+            } else if now >= look {
+                let after = LAST_LOOK.min(after * 2);
+                self.look = Some((now + after, after));
+            }
+        }
         if left {
             // Its supervisor has dropped it, or is no more.
             self.left = true;
@@ -157,19 +188,35 @@ impl Flight {
 
     /// Waits until the child has exec'd or ended.
     pub(crate) fn land(&mut self) -> bool {
+        if let Stage::Launching(launching) = &mut self.stage {
+            launching.wait();
+        }
         self.go_on(Happened { came: true, ..Happened::default() })
     }
 
     /// Whether the child is known to have exec'd or ended, where that has not been looked at.
-    fn has_arrived(&self) -> bool {
-        let Stage::Launching(launching) = &self.stage else { return false };
+    fn has_arrived(&mut self) -> bool {
+        let Stage::Launching(launching) = &mut self.stage else { return false };
+        if !launching.has_own_files() {
+            return false;
+        }
         let mut pipe = [PollFd::from_borrowed_fd(launching.pipe(), PollFlags::empty())];
         poll(&mut pipe, Some(&Timespec::default())) == Ok(1)
     }
 
+    /// Whether no child needs fds of this process any more.
+    fn has_own_files(&mut self) -> bool {
+        match &mut self.stage {
+            Stage::Launching(launching) => launching.has_own_files(),
+            _ => true,
+        }
+    }
+
     /// Closes what is of no more use.
     pub(crate) fn let_go(&mut self) {
-        self.spent = None;
+        if self.has_own_files() {
+            self.spent = None;
+        }
     }
 
     /// Kills the child, or the workload that it has become.

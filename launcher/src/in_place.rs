@@ -150,7 +150,7 @@ impl InPlace<'_> {
             })?;
         }
         // 13. The launcher's part, from inside.
-        for it in self.schedule.entries() {
+        for it in self.lowered.attended.iter().map(|at| &self.schedule.entries()[*at]) {
             it.mechanism.attend(&it.entry.params, attendee)?;
         }
         out_of_reach()?;

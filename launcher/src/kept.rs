@@ -8,26 +8,30 @@ use portcullis_core::mechanism::Stop;
 use portcullis_core::plan::LaunchPlan;
 use portcullis_core::registry::DuplicateId;
 
+use crate::spare::Spares;
+
 /// How many plans are kept, and the longest of them in bytes.
 const PLANS: usize = 8;
 const LONGEST: usize = 16 << 10;
 
-/// The mechanisms, and the plans that were verified last.
+/// The mechanisms, the plans that were verified last, and children made ahead.
 ///
 /// A plan is what its bytes are, so that of the same bytes nothing needs to be verified again.
 pub(crate) struct Kept {
     pub(crate) registry: Registry,
     plans: RefCell<Vec<(Vec<u8>, Rc<LaunchPlan>)>>,
+    pub(crate) spares: Spares,
 }
 
 impl Kept {
-    /// The mechanisms of this launcher, and no plan.
+    /// The mechanisms of this launcher, no plan, and no child, nor ever one where there may be none.
     ///
     /// # Errors
     ///
     /// That of [`Registry::collect`].
-    pub(crate) fn new() -> Result<Self, DuplicateId> {
-        Ok(Self { registry: Registry::collect()?, plans: RefCell::default() })
+    pub(crate) fn new(may_have_spares: bool) -> Result<Self, DuplicateId> {
+        let registry = Registry::collect()?;
+        Ok(Self { registry, plans: RefCell::default(), spares: Spares::new(may_have_spares) })
     }
 
     /// The plan that these bytes are, which `verify` says where it has not been said lately.
@@ -90,7 +94,7 @@ mod tests {
 
     #[test]
     fn the_latest_plans_are_verified_once() {
-        let kept = Kept::new().unwrap();
+        let kept = Kept::new(false).unwrap();
         let plans: Vec<_> = (0..=PLANS).map(plan).collect();
         assert!(plans.iter().all(|bytes| is_verified(&kept, bytes)));
         assert!(!plans[1..].iter().any(|bytes| is_verified(&kept, bytes)));
@@ -99,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_long_plan_and_one_that_is_none_are_not_kept() {
-        let (kept, long) = (Kept::new().unwrap(), plan(LONGEST));
+        let (kept, long) = (Kept::new(false).unwrap(), plan(LONGEST));
         assert!(is_verified(&kept, &long) && is_verified(&kept, &long));
         for _ in 0..2 {
             let refused = kept.plan(b"none".to_vec(), |_| Err(Stop::fault("none")));

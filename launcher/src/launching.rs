@@ -3,12 +3,14 @@
 use std::borrow::Cow;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use portcullis_core::lowering::{Remark, Teardown};
 use portcullis_core::mechanism::Stop;
 use portcullis_core::program::{Op, Owner, Program};
 use portcullis_core::state::{LauncherState, PhaseGroup, PhaseResult, confinement_installed};
 use portcullis_core::transcript::TranscriptWriter;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::Pid;
 
@@ -23,6 +25,8 @@ use crate::wiring;
 /// Dropped, it kills and reaps the child, and then tears down.
 pub(crate) struct Launching {
     pub(crate) child: Child,
+    /// The child's end of the error pipe, where the child was made ahead and may not have one of its own yet.
+    pub(crate) error: Option<OwnedFd>,
     /// The error pipe: its end is the exec, or the child's end.
     pub(crate) error_read: OwnedFd,
     pub(crate) outline: Outline,
@@ -47,6 +51,26 @@ impl Launching {
         self.error_read.as_fd()
     }
 
+    /// Waits until [`land`](Self::land) need not.
+    pub(crate) fn wait(&mut self) {
+        while !self.has_own_files() {
+            self.child.ends_within(Duration::from_millis(1));
+        }
+        // What fails for want of memory is tried again.
+        while poll(&mut [PollFd::from_borrowed_fd(self.pipe(), PollFlags::empty())], None).is_err()
+        {
+        }
+    }
+
+    /// Whether the child has fds of its own, or needs none any more: then it needs none of this process's.
+    pub(crate) fn has_own_files(&mut self) -> bool {
+        // It has from its first step on.
+        if self.error.is_some() && (self.child.done() > 0 || self.child.has_ended()) {
+            self.error = None;
+        }
+        self.error.is_none()
+    }
+
     /// Whether the child makes the memory that it shares with this process not dumpable.
     pub(crate) fn resets_dumpable(&self) -> bool {
         let reset = Op::not_dumpable();
@@ -59,6 +83,8 @@ impl Launching {
         &mut self,
         transcript: &mut TranscriptWriter<W>,
     ) -> Result<(), Stop> {
+        // It has its own, or is no more.
+        self.error = None;
         let Self { child, outline, .. } = self;
         let written = wiring::read_errors(&self.error_read)
             .map_err(|errno| Stop::fault(format!("reading the error pipe: {errno}")))?;

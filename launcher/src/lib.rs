@@ -49,6 +49,7 @@ mod outline;
 pub mod process;
 mod request;
 mod resident;
+mod spare;
 #[allow(unsafe_code, reason = "the parent's system calls, behind safe functions")]
 mod sys;
 mod trace;

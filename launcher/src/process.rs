@@ -5,12 +5,17 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use portcullis_child::{CloneOptions, Failure};
-use portcullis_core::program::Program;
+use portcullis_core::program::{Op, Program};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, read};
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, setpgid, waitpid};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, kill_process, setpgid, waitid,
+    waitpid,
+};
 
 use crate::assembly::Assembly;
 use crate::sys::{self, Spawned};
@@ -56,13 +61,76 @@ pub fn spawn(
     report_fd: Option<RawFd>,
     options: CloneOptions,
 ) -> io::Result<Child> {
-    let assembly = Assembly::new(program, std::process::id());
+    spawn_or(program, report_fd, options, || false)
+}
+
+/// The same; where that is more than this process may have, `make_room` may have it tried once more.
+pub(crate) fn spawn_or(
+    program: Program,
+    report_fd: Option<RawFd>,
+    options: CloneOptions,
+    make_room: impl Fn() -> bool,
+) -> io::Result<Child> {
+    let assembly = Box::new(Assembly::new(program, std::process::id()));
+    let report_fd = report_fd.unwrap_or(-1);
     let _blocked = sys::block_signals()?;
-    let spawned = Spawned::new(assembly, report_fd.unwrap_or(-1), options)?;
+    let spawned = match Spawned::new(assembly, report_fd, options) {
+        // Too many processes, or user namespaces (clone(2), ERRORS).
+        Err((assembly, Errno::AGAIN | Errno::NOMEM | Errno::NOSPC | Errno::USERS))
+            if make_room() =>
+        {
+            Spawned::new(assembly, report_fd, options)
+        }
+        first => first,
+    };
+    let spawned = spawned.map_err(|(_, errno)| errno)?;
+    Ok(Child { spawned, settled: false })
+}
+
+/// Makes a child in new namespaces (`CLONE_NEW…` flags) that waits for its [program](Child::take_on), and dies
+/// with this process. Its table of fds is this process's until its program unshares it.
+pub(crate) fn spawn_ahead(namespaces: u64) -> io::Result<Child> {
+    let kill = Signal::KILL.as_raw();
+    // What is sent meanwhile it does not keep for its program: it dies of that, or takes no harm.
+    let first = [Op::parent_death_signal(kill), Op::parent_is_alive(), Op::empty_signal_mask()];
+    let options = CloneOptions {
+        namespaces,
+        concurrent: true,
+        pidfd: true,
+        shares_files: true,
+        ..CloneOptions::default()
+    };
+    let _blocked = sys::block_signals()?;
+    let first = Assembly::new(Program::of(first), std::process::id());
+    let spawned = Spawned::ahead(first, options)?;
     Ok(Child { spawned, settled: false })
 }
 
 impl Child {
+    /// Has a child that was [made ahead](spawn_ahead) run `program`, as [`spawn`] would.
+    pub(crate) fn take_on(&mut self, program: Program, report_fd: RawFd) {
+        self.spawned.take_on(Assembly::new(program, std::process::id()), report_fd);
+    }
+
+    /// Whether it has ended, as its pidfd shows, or does within this time.
+    pub(crate) fn ends_within(&self, time: Duration) -> bool {
+        let pidfd = self.pidfd().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        let time = Timespec::try_from(time).ok();
+        pidfd.is_some_and(|pidfd| poll(&mut [pidfd], time.as_ref()) == Ok(1))
+    }
+
+    /// Whether a child that was [made ahead](spawn_ahead) still waits: it has neither ended nor been stopped.
+    pub(crate) fn waits(&self) -> bool {
+        let what = WaitIdOptions::EXITED | WaitIdOptions::STOPPED;
+        let how = WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        matches!(waitid(WaitId::Pid(self.pid()), what | how), Ok(None))
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ends_within(Duration::ZERO)
+    }
+
     /// The child's pid.
     ///
     /// # Panics
@@ -250,8 +318,6 @@ fn reap(pid: Pid) -> io::Result<Option<WaitStatus>> {
 mod tests {
     use std::os::fd::AsRawFd;
 
-    use portcullis_core::program::Op;
-
     use super::*;
 
     #[test]
@@ -296,6 +362,35 @@ mod tests {
             assert_eq!(child.wait().unwrap().exit_status(), Some(0));
             assert_eq!(child.progress(), Progress::Complete);
         }
+    }
+
+    #[test]
+    fn a_child_that_was_made_ahead_runs_what_it_is_handed_with_fds_of_its_own() {
+        let mut early = spawn_ahead(0).unwrap();
+        // It would see this as closed, were its table a copy of its clone's; and it keeps what is closed here later.
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        let ops = [
+            Op::close_range_unshared(1000, u32::MAX),
+            Op::read_exactly(read.as_raw_fd(), 1),
+            Op::fchdir(-1),
+        ];
+        early.take_on(Program::of(ops), -1);
+        while early.done() == 0 {
+            std::thread::yield_now();
+        }
+        drop(read);
+        rustix::io::write(&write, b"!").unwrap();
+        assert_eq!(early.wait().unwrap().exit_status(), Some(127));
+        assert_eq!(early.progress(), Progress::Failed { step: 2, errno: libc::EBADF });
+    }
+
+    #[test]
+    fn a_child_that_was_made_ahead_and_is_handed_nothing_is_killed_and_reaped() {
+        let child = spawn_ahead(0).unwrap();
+        let pid = child.pid();
+        assert!(!child.has_ended());
+        drop(child);
+        assert_eq!(waitpid(Some(pid), WaitOptions::NOHANG).unwrap_err(), Errno::CHILD);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! it waits for beside everything else that it waits for.
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use portcullis_core::mechanism::{Fault, Stop};
 use portcullis_core::plan::LaunchPlan;
@@ -24,6 +24,11 @@ use crate::kept::Kept;
 use crate::outbox::Outbox;
 use crate::request::Received;
 use crate::{Arena, FAULTED, complain, process, sys, trace, wiring};
+
+/// After how long without any event a child is made ahead, which takes about as long: what comes meanwhile waits for
+/// it. That may be the end of a workload, where there is one.
+const QUIET: Duration = Duration::from_millis(1);
+const QUIET_BESIDE: Duration = Duration::from_millis(10);
 
 const SOCKET: &str = "PORTCULLIS_RESIDENT_FD";
 
@@ -70,6 +75,8 @@ struct Resident {
     overlaps: bool,
     kept: Kept,
     flights: Vec<Flight>,
+    /// When something last happened.
+    since: Instant,
 }
 
 impl Resident {
@@ -94,19 +101,29 @@ impl Resident {
         process::hold_signals().map_err(|error| format!("blocking signals: {error}"))?;
         // Whatever goes wrong from here on is told on the control channel that it is about.
         std::panic::set_hook(Box::new(|_| {}));
-        let kept = Kept::new().map_err(|error| error.to_string())?;
-        Ok(Self { socket, home, dumpable, overlaps, kept, flights: Vec::new() })
+        let kept = Kept::new(overlaps).map_err(|error| error.to_string())?;
+        let (flights, since) = (Vec::new(), Instant::now());
+        Ok(Self { socket, home, dumpable, overlaps, kept, flights, since })
     }
 
     fn serve(mut self) -> u8 {
         loop {
             let Some((asked, happened)) = self.wait() else { continue };
+            if !asked.is_empty() || happened.iter().any(|it| !it.is_nothing()) {
+                self.since = Instant::now();
+            }
             if asked.intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL) {
                 break;
             }
             let mut happened = happened.into_iter();
             self.flights
                 .retain_mut(|flight| happened.next().is_none_or(|happened| flight.go_on(happened)));
+            if self.spare_due().is_some_and(|due| due <= Instant::now()) {
+                let Self { kept, home, dumpable, .. } = &self;
+                if kept.spares.make(home, &kept.registry, *dumpable).is_err() {
+                    break;
+                }
+            }
             if asked.contains(PollFlags::IN) && self.answer(asked).is_err() {
                 break;
             }
@@ -118,6 +135,8 @@ impl Resident {
         }
         self.flights.iter().for_each(Flight::kill);
         self.flights.into_iter().for_each(Flight::conclude);
+        // With the children that were made ahead.
+        drop(self.kept);
         sys::exit(0)
     }
 
@@ -129,20 +148,17 @@ impl Resident {
             polled.extend(flight.awaited());
             polled.extend(flight.channel());
         }
-        let due = self.flights.iter().filter_map(Flight::due).min();
+        let due = self.flights.iter().filter_map(Flight::due).chain(self.spare_due()).min();
         let left = due.map(|due| due.saturating_duration_since(Instant::now()));
         let left = left.and_then(|left| Timespec::try_from(left).ok());
         // What fails for want of memory is tried again: nothing is lost by that.
         poll(&mut polled, left.as_ref()).ok()?;
-        let now = due.map(|_| Instant::now());
         let mut happened = polled.iter().map(PollFd::revents);
         let asked = happened.next()?;
         let each = self.flights.iter().map(|flight| {
             let awaited = flight.awaited().and_then(|_| happened.next());
             let channel = flight.channel().and_then(|_| happened.next());
-            let due = flight.due().is_some_and(|due| now >= Some(due));
-            let happened = Happened::of(awaited, channel);
-            Happened { tell: happened.tell || due, ..happened }
+            Happened::of(awaited, channel)
         });
         Some((asked, each.collect()))
     }
@@ -190,6 +206,12 @@ impl Resident {
         };
         self.flights.extend(flight);
         Ok(())
+    }
+
+    /// When a child is to be made ahead, if nothing happens before.
+    fn spare_due(&self) -> Option<Instant> {
+        let quiet = if self.flights.is_empty() { QUIET } else { QUIET_BESIDE };
+        self.kept.spares.is_wanting().then(|| self.since + quiet)
     }
 
     /// Goes to a directory, or home.

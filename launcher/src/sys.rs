@@ -6,8 +6,10 @@ use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 
-use portcullis_child::{CloneOptions, Failure};
+use portcullis_child::{CloneOptions, Cloned, Failure, Gate};
+use portcullis_core::program::Program;
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use crate::assembly::Assembly;
 
@@ -184,34 +186,68 @@ pub(crate) fn send_signal(child: rustix::process::Pid, number: i32) {
     unsafe { libc::kill(child.as_raw_pid(), number) };
 }
 
+fn stack() -> Box<[MaybeUninit<u8>]> {
+    Box::new_uninit_slice(portcullis_child::STACK_LEN)
+}
+
 /// A child and the memory that it runs in, neither of which goes before the child is done with it.
 pub(crate) struct Spawned {
     pub(crate) pid: i32,
     pub(crate) pidfd: Option<OwnedFd>,
     /// Boxed, for the child counts in it wherever this value is moved to.
     assembly: Box<Assembly>,
+    #[expect(dead_code, reason = "the child's")]
     stack: Box<[MaybeUninit<u8>]>,
+    /// Where it is handed its program, and what it runs before that, where it was made ahead.
+    ahead: Option<(Box<Gate>, Box<Assembly>)>,
 }
 
 impl Spawned {
-    /// Clones a child that runs `assembly`.
+    /// Clones a child that runs `assembly`, which comes back where that fails.
     pub(crate) fn new(
-        assembly: Assembly,
+        assembly: Box<Assembly>,
         report_fd: RawFd,
         options: CloneOptions,
-    ) -> io::Result<Self> {
-        let stack = Box::new_uninit_slice(portcullis_child::STACK_LEN);
-        let mut spawned = Self { pid: 0, pidfd: None, assembly: Box::new(assembly), stack };
-        let window = spawned.assembly.window(report_fd);
+    ) -> Result<Self, (Box<Assembly>, Errno)> {
+        let mut stack = stack();
+        let window = assembly.window(report_fd);
         // SAFETY: the program's ops are what their constructors vouch for, their addresses lie in the
         // assembly, and the assembly and the stack are this value's, used by nothing else: it is
         // dropped by `process::Child` alone, after the child has exec'd or ended.
-        let result = unsafe { portcullis_child::spawn(window, options, &mut spawned.stack) };
-        let cloned = result.map_err(io::Error::from_raw_os_error)?;
-        spawned.pid = cloned.pid;
+        match unsafe { portcullis_child::spawn(window, options, &mut stack) } {
+            Ok(cloned) => Ok(Self::of(cloned, assembly, stack, None)),
+            Err(errno) => Err((assembly, Errno::from_raw_os_error(errno))),
+        }
+    }
+
+    /// Clones a child that runs `first`, and then waits for what it is to [take on](Self::take_on).
+    pub(crate) fn ahead(first: Assembly, options: CloneOptions) -> Result<Self, Errno> {
+        let (gate, first, mut stack) = (Box::<Gate>::default(), Box::new(first), stack());
+        // SAFETY: that of `new`; the gate is this value's as well.
+        let cloned =
+            unsafe { portcullis_child::spawn_ahead(first.window(-1), &gate, options, &mut stack) };
+        let cloned = cloned.map_err(Errno::from_raw_os_error)?;
+        let nothing = Box::new(Assembly::new(Program::default(), 0));
+        Ok(Self::of(cloned, nothing, stack, Some((gate, first))))
+    }
+
+    fn of(
+        Cloned { pid, pidfd }: Cloned,
+        assembly: Box<Assembly>,
+        stack: Box<[MaybeUninit<u8>]>,
+        ahead: Option<(Box<Gate>, Box<Assembly>)>,
+    ) -> Self {
         // SAFETY: the clone opened it, and this is its one owner.
-        spawned.pidfd = cloned.pidfd.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
-        Ok(spawned)
+        let pidfd = pidfd.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+        Self { pid, pidfd, assembly, stack, ahead }
+    }
+
+    /// Hands `assembly` to a child that was made [ahead](Self::ahead), and has not been handed one.
+    pub(crate) fn take_on(&mut self, assembly: Assembly, report_fd: RawFd) {
+        let Some((gate, _)) = &self.ahead else { return };
+        *self.assembly = assembly;
+        // SAFETY: that of `new`; and the child has yet to be told of what is there.
+        unsafe { gate.open(self.assembly.window(report_fd)) };
     }
 
     pub(crate) fn assembly(&self) -> &Assembly {

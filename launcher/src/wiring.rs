@@ -158,7 +158,8 @@ fn own<'r>(here: &'r Here<'r>) -> Channels<'r> {
 }
 
 fn received(request: &Request) -> Result<Channels<'_>, Fault> {
-    let (error_read, error) = error_pipe()?;
+    // Its end may have copies in children on their way, which none must be waited for to close.
+    let (error_read, error) = error_pipe(PipeFlags::NONBLOCK)?;
     Ok(Channels {
         plan: Source::Fd(request.plan.as_fd()),
         ends: Some(Ends { error, error_read, control: request.control }),
@@ -190,7 +191,7 @@ fn inherited() -> Result<Channels<'static>, Fault> {
         }
         // bvisor 0.10 hosts leave close-on-exec set on this end, so the launcher's own exec has closed
         // it. The pipe is between the launcher and its child; one of the launcher's own does as well.
-        None => error_pipe()?,
+        None => error_pipe(PipeFlags::empty())?,
     };
     Ok(Channels {
         plan: Source::Fd(plan),
@@ -200,8 +201,8 @@ fn inherited() -> Result<Channels<'static>, Fault> {
     })
 }
 
-fn error_pipe() -> Result<(OwnedFd, OwnedFd), Fault> {
-    pipe_with(PipeFlags::CLOEXEC)
+fn error_pipe(flags: PipeFlags) -> Result<(OwnedFd, OwnedFd), Fault> {
+    pipe_with(PipeFlags::CLOEXEC | flags)
         .map_err(|errno| Fault { what: format!("making an error pipe: {errno}"), note: None })
 }
 
@@ -279,7 +280,7 @@ pub(crate) fn read_plan(plan: BorrowedFd<'_>, seals: Option<SealFlags>) -> Resul
     }
 }
 
-/// Reads what the child wrote to the error pipe, to its end.
+/// Reads what the child, which has exec'd or ended, wrote to the error pipe.
 ///
 /// # Errors
 ///
@@ -288,7 +289,11 @@ pub(crate) fn read_errors(pipe: &OwnedFd) -> Result<Vec<u8>, Errno> {
     let mut bytes = Vec::new();
     let mut chunk = [0; portcullis_child::Failure::LEN];
     loop {
-        match insist(|| read(pipe, &mut chunk))? {
+        let read = || match read(pipe, &mut chunk) {
+            Err(Errno::AGAIN) => Ok(0),
+            read => read,
+        };
+        match insist(read)? {
             0 => return Ok(bytes),
             length => bytes.extend_from_slice(&chunk[..length]),
         }

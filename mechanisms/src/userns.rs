@@ -325,7 +325,7 @@ impl Mechanism for Enter {
         let wire: UserNamespace = params.parse()?;
         wire.check().map_err(|why| Stop::refuse(RefusalReason::PlanInvalid, why))?;
         launch.enter_namespaces(u64::from(libc::CLONE_NEWUSER.unsigned_abs()));
-        launch.rendezvous();
+        launch.rendezvous_ahead();
         let (uids, gids) = (wire.uids(), wire.gids());
         if !(uids.ranges.is_empty() && gids.ranges.is_empty()) {
             let launcher = Launcher::read()?;

@@ -101,6 +101,18 @@ pub fn children(pid: u32) -> Vec<u32> {
     children.split_whitespace().map(|pid| pid.parse().expect("a pid")).collect()
 }
 
+/// The children of a process that have yet to exec.
+pub fn waiting_children(pid: u32) -> Vec<u32> {
+    let name = read_proc(pid, "comm");
+    children(pid).into_iter().filter(|child| read_proc(*child, "comm") == name).collect()
+}
+
+/// Those that have.
+pub fn workloads(pid: u32) -> Vec<u32> {
+    let waiting = waiting_children(pid);
+    children(pid).into_iter().filter(|child| !waiting.contains(child)).collect()
+}
+
 /// The `sh` that a process is, or that its first child is, and so on.
 pub fn shell_of(mut pid: u32) -> u32 {
     while !read_proc(pid, "cmdline").starts_with("sh\0") {
@@ -135,6 +147,8 @@ pub struct Host {
     pub fds: BTreeMap<u32, OwnedFd>,
     /// Variables in place of the right ones; `None` leaves one out.
     pub variables: BTreeMap<&'static str, Option<String>>,
+    /// The working directory that is sent to a resident launcher.
+    pub directory: Option<OwnedFd>,
     /// Who the launcher runs as, where it is not this user.
     pub user: Option<u32>,
     /// How many more fds the launcher inherits, every other one without close-on-exec.
@@ -226,6 +240,7 @@ impl Default for Host {
             piped: false,
             fds: BTreeMap::new(),
             variables: BTreeMap::new(),
+            directory: None,
             user: None,
             sentinels: 0,
             closed: Vec::new(),

@@ -14,7 +14,7 @@ mod terminal;
 pub use binary::portcullis;
 pub use host::{
     Host, Outcome, VERSION_1_FRAMES, becomes, bystander, children, launcher, pid, read_proc, send,
-    shell_of, write_program,
+    shell_of, waiting_children, workloads, write_program,
 };
 pub use need::{Need, Test, cgroup2, python, run};
 pub use resident::{Asked, Resident};

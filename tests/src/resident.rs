@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, IoSlice, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use command_fds::{CommandFdExt, FdMapping};
@@ -121,8 +121,10 @@ impl Resident {
         let null = File::options().write(true).open("/dev/null").expect("/dev/null");
         let plan = host.plan_fd();
         let slots = host.fds.keys().copied().collect();
-        let bytes = LaunchMessage { slots, at_end, ..LaunchMessage::default() }.encode();
+        let directory = host.directory.is_some();
+        let bytes = LaunchMessage { slots, at_end, directory, ..LaunchMessage::default() }.encode();
         let mut fds = vec![theirs.as_fd(), plan.as_fd(), stdin.as_fd(), end.as_fd(), null.as_fd()];
+        fds.extend(host.directory.as_ref().map(AsFd::as_fd));
         fds.extend(host.fds.values().map(AsFd::as_fd));
         self.send(&bytes, &fds).expect("a resident launcher that takes messages");
         drop(theirs);
@@ -135,6 +137,12 @@ impl Resident {
     /// state says.
     pub fn run(&self, host: Host) -> Outcome {
         self.ask(host).end()
+    }
+
+    /// Makes a launch with a working directory.
+    pub fn run_in(&self, mut host: Host, directory: &Path) -> Outcome {
+        host.directory = Some(File::open(directory).expect("a directory").into());
+        self.run(host)
     }
 
     /// Closes the socket, and waits for the launcher's end.

@@ -7,10 +7,10 @@ use super::CloneArgs;
 pub(crate) type Entry = unsafe extern "C" fn(*const ()) -> !;
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86_64::{EXIT_GROUP, WRITE, clone3, syscall, trap};
+pub(crate) use x86_64::{EXIT_GROUP, FUTEX, WRITE, clone3, syscall, trap};
 
 #[cfg(target_arch = "aarch64")]
-pub(crate) use aarch64::{EXIT_GROUP, WRITE, clone3, syscall, trap};
+pub(crate) use aarch64::{EXIT_GROUP, FUTEX, WRITE, clone3, syscall, trap};
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 compile_error!("portcullis-child knows the system call instructions of x86_64 and aarch64");
@@ -22,6 +22,7 @@ mod x86_64 {
     use super::{CloneArgs, Entry};
 
     pub(crate) const WRITE: usize = 1;
+    pub(crate) const FUTEX: usize = 202;
     pub(crate) const EXIT_GROUP: usize = 231;
     const CLONE3: usize = 435;
 
@@ -97,6 +98,7 @@ mod aarch64 {
     use super::{CloneArgs, Entry};
 
     pub(crate) const WRITE: usize = 64;
+    pub(crate) const FUTEX: usize = 98;
     pub(crate) const EXIT_GROUP: usize = 94;
     const CLONE3: usize = 435;
 

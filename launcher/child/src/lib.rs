@@ -19,14 +19,17 @@
     reason = "a register's bits are handed on as they are; a checked conversion can panic"
 )]
 
+use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicIsize, AtomicU32, AtomicUsize, Ordering};
 
 mod arch;
 
 const EINTR: isize = -4;
+const EAGAIN: isize = -11;
 const SIGCHLD: u64 = 17;
 const CLONE_VM: u64 = 0x100;
+const CLONE_FILES: u64 = 0x400;
 const CLONE_PIDFD: u64 = 0x1000;
 const CLONE_VFORK: u64 = 0x4000;
 /// Linux 5.5: the child starts with the default action for each signal that its parent handles.
@@ -142,6 +145,48 @@ pub struct Window<'a> {
     pub done: &'a AtomicUsize,
     /// Where a [`Failure`] is written.
     pub report_fd: i32,
+}
+
+/// Where a child waits for the window that it is to run.
+#[derive(Debug, Default)]
+pub struct Gate {
+    open: AtomicU32,
+    window: UnsafeCell<Option<Window<'static>>>,
+}
+
+impl Gate {
+    const WAIT_PRIVATE: usize = 128;
+    const WAKE_PRIVATE: usize = 129;
+
+    /// Hands `window` to the child that waits here, or has yet to come here.
+    ///
+    /// # Safety
+    ///
+    /// - No window must have been handed over here before.
+    /// - What the window refers to, and all that [`run`] asks of it, must live until the child has exec'd
+    ///   or ended, and so must the gate.
+    pub unsafe fn open(&self, window: Window<'_>) {
+        // SAFETY: the child does not look at the place before the gate is open, and nobody else writes there.
+        // The window lives as long as the child looks at it, by the caller's word.
+        unsafe { self.window.get().cast::<Option<Window<'_>>>().write(Some(window)) };
+        self.open.store(1, Ordering::Release);
+        let args = [self.open.as_ptr() as usize, Self::WAKE_PRIVATE, 1, 0, 0, 0];
+        // SAFETY: the address is that of a word that lives through the call.
+        unsafe { arch::syscall(arch::FUTEX, args) };
+    }
+
+    /// Waits until there is a window; `None` where that can't be waited for.
+    fn wait(&self) -> Option<&Window<'static>> {
+        while self.open.load(Ordering::Acquire) == 0 {
+            let args = [self.open.as_ptr() as usize, Self::WAIT_PRIVATE, 0, 0, 0, 0];
+            // SAFETY: the address is that of a word that lives through the call, and there is no time limit.
+            if !matches!(unsafe { arch::syscall(arch::FUTEX, args) }, 0 | EAGAIN | EINTR) {
+                return None;
+            }
+        }
+        // SAFETY: the gate is open, and nobody writes there any more.
+        unsafe { (*self.window.get()).as_ref() }
+    }
 }
 
 /// What a child that stops writes: errno, then the place of the step, each 32 bits in the machine's
@@ -284,6 +329,8 @@ pub struct CloneOptions {
     pub concurrent: bool,
     /// Whether the parent gets a pidfd, which is close-on-exec.
     pub pidfd: bool,
+    /// Whether the child has the parent's table of fds, and not a copy of it, until it unshares that.
+    pub shares_files: bool,
 }
 
 /// A child that was made.
@@ -313,13 +360,48 @@ pub unsafe fn spawn(
     options: CloneOptions,
     stack: &mut [MaybeUninit<u8>],
 ) -> Result<Cloned, i32> {
+    // SAFETY: the caller's.
+    unsafe { clone(Start { window, gate: None }, options, stack) }
+}
+
+/// Makes a child that makes the calls of `first`, and then [runs](run) the window that it is handed at `gate`.
+///
+/// # Errors
+///
+/// The errno of clone3.
+///
+/// # Safety
+///
+/// That of [`spawn`]; `gate` too must live until the child has exec'd or ended.
+pub unsafe fn spawn_ahead(
+    first: Window<'_>,
+    gate: &Gate,
+    options: CloneOptions,
+    stack: &mut [MaybeUninit<u8>],
+) -> Result<Cloned, i32> {
+    // SAFETY: the caller's.
+    unsafe { clone(Start { window: first, gate: Some(gate) }, options, stack) }
+}
+
+/// What a child starts from.
+struct Start<'a> {
+    window: Window<'a>,
+    /// Where it is handed another window, when it has made the calls of that one.
+    gate: Option<&'a Gate>,
+}
+
+unsafe fn clone(
+    start: Start<'_>,
+    options: CloneOptions,
+    stack: &mut [MaybeUninit<u8>],
+) -> Result<Cloned, i32> {
     let base = stack.as_mut_ptr() as u64;
-    // The child's copy of the window lies above its frames, so that it outlives the parent's. Both
+    // The child's copy of its start lies above its frames, so that it outlives the parent's. Both
     // architectures want the top of a stack aligned to 16 bytes.
-    let top = (base + (stack.len() - size_of::<Window<'_>>()) as u64) & !15;
-    let place = top as *mut Window<'_>;
+    let top = (base + (stack.len() - size_of::<Start<'_>>()) as u64) & !15;
+    let place = top as *mut Start<'_>;
     // SAFETY: the place is within the stack, aligned, and nobody's yet.
-    unsafe { place.write(window) };
+    unsafe { place.write(start) };
     let mut args = CloneArgs {
         flags: options.namespaces | CLONE_VM | CLONE_CLEAR_SIGHAND,
         exit_signal: SIGCHLD,
@@ -334,15 +416,18 @@ pub unsafe fn spawn(
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = cgroup as u64;
     }
+    if options.shares_files {
+        args.flags |= CLONE_FILES;
+    }
     let mut pidfd = -1;
     if options.pidfd {
         args.flags |= CLONE_PIDFD;
         args.pidfd = &raw mut pidfd as u64;
     }
-    let window = place.cast_const().cast();
+    let start = place.cast_const().cast();
     // SAFETY: the arguments are a valid clone_args, the child's stack is its own, `enter` never
     // returns, and the caller answers for the rest.
-    let result = unsafe { arch::clone3(&raw const args, size_of::<CloneArgs>(), enter, window) };
+    let result = unsafe { arch::clone3(&raw const args, size_of::<CloneArgs>(), enter, start) };
     if result < 0 {
         return Err(-(result as i32));
     }
@@ -350,7 +435,19 @@ pub unsafe fn spawn(
 }
 
 /// The child's first instruction in Rust.
-unsafe extern "C" fn enter(window: *const ()) -> ! {
-    // SAFETY: `spawn` passed the address of a window that lives until the child execs or ends.
-    unsafe { run(&*window.cast::<Window<'_>>()) }
+unsafe extern "C" fn enter(start: *const ()) -> ! {
+    // SAFETY: `clone` passed the address of a start that lives until the child execs or ends. The callers of
+    // `spawn`, `spawn_ahead` and `Gate::open` answer for the windows, and a child without one has nothing left
+    // to do.
+    unsafe {
+        let Start { window, gate } = &*start.cast::<Start<'_>>();
+        let Some(gate) = gate else { run(window) };
+        if let Some(failure) = attempt(window) {
+            fail(window.report_fd, failure)
+        }
+        match gate.wait() {
+            Some(window) => run(window),
+            None => exit(127),
+        }
+    }
 }

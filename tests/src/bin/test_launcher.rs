@@ -1,6 +1,7 @@
 //! A launcher as somebody else would make it: the built-in mechanisms and some of its own, which go
 //! wrong in ways that the built-in ones don't.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -74,6 +75,32 @@ mechanism!(
         Ok(())
     },
     |_| Err(Fault { what: "attending failed".into(), note: Some("attend=failed fail_closed") })
+);
+
+mechanism!(
+    AttendLate,
+    "test.attend.late.v1",
+    |launch: &mut Lowering<'_>| {
+        launch.rendezvous();
+        Ok(())
+    },
+    |_| Ok(())
+);
+
+mechanism!(
+    AttendOnce,
+    "test.attend.once.v1",
+    |launch: &mut Lowering<'_>| {
+        launch.rendezvous_ahead();
+        Ok(())
+    },
+    |_| {
+        static ATTENDED: AtomicBool = AtomicBool::new(false);
+        if ATTENDED.swap(true, Ordering::Relaxed) {
+            return Err(Fault { what: "attended before".into(), note: None });
+        }
+        Ok(())
+    }
 );
 
 mechanism!(

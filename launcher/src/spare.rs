@@ -1,0 +1,205 @@
+//! Children that are made ahead: each is to become the workload of a launch like one before.
+
+use std::cell::RefCell;
+use std::os::fd::OwnedFd;
+
+use portcullis_core::lowering::Lowering;
+use portcullis_core::mechanism::Stop;
+use portcullis_core::schedule::Schedule;
+use portcullis_core::{Params, Registry};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::read;
+use rustix::process::{DumpableBehavior, fchdir};
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+
+use crate::coordinator::{Way, attendee_of, out_of_reach, set_dumpable};
+use crate::process::{self, Child, insist};
+
+/// Of how many kinds of launches a child is kept.
+const KINDS: usize = 4;
+
+const NEWIPC: u64 = 0x0800_0000;
+const NEWUSER: u64 = 0x1000_0000;
+const NEWNET: u64 = 0x4000_0000;
+/// The namespaces that are empty at first. Others begin as copies of the launcher's (mounts, the host's name), and so
+/// as those were when they were made.
+const EMPTY: u64 = NEWIPC | NEWUSER | NEWNET;
+
+/// The children that are kept, one of a kind, and those that are missing.
+///
+/// The namespaces of a child are most of what its clone takes, and the maps of a user namespace are written
+/// while it waits. Neither depends on anything of a launch but its kind.
+pub(crate) struct Spares {
+    /// The kinds of the last launches, the latest first; `None` where there are to be no children.
+    kinds: Option<RefCell<Kinds>>,
+}
+
+type Kinds = Vec<(Kind, Option<Spare>)>;
+
+/// What a child has of its launch before it is handed its program.
+#[derive(PartialEq)]
+struct Kind {
+    /// `CLONE_NEW…` flags.
+    namespaces: u64,
+    /// The mechanisms that attend to it, by id, with their parameters.
+    attended: Vec<(String, Params)>,
+}
+
+/// A child that waits for its program.
+struct Spare {
+    child: Child,
+    /// The cgroups that this process was in when it was made, and so are its own.
+    cgroups: Vec<u8>,
+}
+
+/// A child that was made ahead for launches like this one. Where there is none, one is wanted from now on, unless
+/// the launch needs a child that is made for it alone.
+///
+/// # Errors
+///
+/// A fault: this process did not get its capabilities back.
+pub(crate) fn of(
+    way: Way<'_>,
+    lowering: &Lowering<'_>,
+    schedule: &Schedule<'_>,
+) -> Result<Option<Child>, Stop> {
+    let Way::Resident { request, kept, .. } = way else { return Ok(None) };
+    let clone = lowering.clone_request();
+    let namespaces = clone.namespaces;
+    // Without namespaces the clone takes no longer than to wake a child.
+    let worth = namespaces != 0 && namespaces & !EMPTY == 0;
+    if !worth || clone.cgroup.is_some() || !lowering.may_attend_ahead() {
+        return Ok(None);
+    }
+    let entries = lowering.attended().iter().map(|at| schedule.entries()[*at].entry);
+    let attended = entries.map(|it| (it.id.clone(), it.params.clone())).collect();
+    kept.spares.take(Kind { namespaces, attended }, || match &request.directory {
+        Some(directory) if namespaces & NEWUSER != 0 => may_enter(directory),
+        _ => Ok(true),
+    })
+}
+
+/// Whether a child in a user namespace of its own may enter a directory where this process may, and is.
+///
+/// It has no capability over what is outside, and may have less there than this process. Without its capabilities
+/// this process has no more.
+fn may_enter(directory: &OwnedFd) -> Result<bool, Stop> {
+    let fault = |errno| Stop::fault(format!("the launcher's own capabilities: {errno}"));
+    let own = capabilities(None).map_err(fault)?;
+    if own.effective.is_empty() {
+        return Ok(true);
+    }
+    let none = CapabilitySets { effective: CapabilitySet::empty(), ..own };
+    set_capabilities(None, none).map_err(fault)?;
+    let may = fchdir(directory).is_ok();
+    // They are its own to take back: the permitted set still has them.
+    insist(|| set_capabilities(None, own)).map_err(fault)?;
+    Ok(may)
+}
+
+impl Spares {
+    /// None yet, and none ever where there `may_be` none: one is a child on its way as others are.
+    pub(crate) fn new(may_be: bool) -> Self {
+        Self { kinds: may_be.then(RefCell::default) }
+    }
+
+    /// A child of this kind, if it may enter where it is to work; another is wanted from now on.
+    fn take(
+        &self,
+        kind: Kind,
+        may_enter: impl FnOnce() -> Result<bool, Stop>,
+    ) -> Result<Option<Child>, Stop> {
+        let Some(kinds) = &self.kinds else { return Ok(None) };
+        let mut kinds = kinds.borrow_mut();
+        let Some(at) = kinds.iter().position(|(known, _)| *known == kind) else {
+            kinds.truncate(KINDS - 1);
+            kinds.insert(0, (kind, None));
+            return Ok(None);
+        };
+        kinds[..=at].rotate_right(1);
+        let Some(spare) = kinds[0].1.take().filter(Spare::is_fit) else {
+            return Ok(None);
+        };
+        if !may_enter()? {
+            kinds[0].1 = Some(spare);
+            return Ok(None);
+        }
+        Ok(Some(spare.child))
+    }
+
+    /// Whether one is missing.
+    pub(crate) fn is_wanting(&self) -> bool {
+        let kinds = self.kinds.as_ref().map(RefCell::borrow);
+        kinds.is_some_and(|kinds| kinds.iter().any(|(_, spare)| spare.is_none()))
+    }
+
+    /// Makes one that is missing, in this working directory. One that can't be made is no longer wanted: the next
+    /// launch of its kind says why.
+    ///
+    /// # Errors
+    ///
+    /// That this process may have been left where it can be traced.
+    pub(crate) fn make(
+        &self,
+        home: &OwnedFd,
+        registry: &Registry,
+        dumpable: Option<DumpableBehavior>,
+    ) -> Result<(), Stop> {
+        let Some(kinds) = &self.kinds else { return Ok(()) };
+        let mut kinds = kinds.borrow_mut();
+        let Some(at) = kinds.iter().position(|(_, spare)| spare.is_none()) else { return Ok(()) };
+        let made = kinds[at].0.make(home, registry, dumpable);
+        out_of_reach()?;
+        match made {
+            Ok(spare) => kinds[at].1 = Some(spare),
+            Err(_) => drop(kinds.remove(at)),
+        }
+        Ok(())
+    }
+
+    /// Gives up those that there are, and says whether there were any.
+    pub(crate) fn give_up(&self) -> bool {
+        let Some(kinds) = &self.kinds else { return false };
+        kinds.borrow_mut().iter_mut().filter_map(|(_, spare)| spare.take()).count() > 0
+    }
+}
+
+impl Kind {
+    fn make(
+        &self,
+        home: &OwnedFd,
+        registry: &Registry,
+        dumpable: Option<DumpableBehavior>,
+    ) -> Result<Spare, Stop> {
+        fchdir(home).map_err(|errno| Stop::fault(format!("fchdir: {errno}")))?;
+        let cgroups = own_cgroups().ok_or_else(|| Stop::fault("which cgroups?"))?;
+        let child = process::spawn_ahead(self.namespaces)
+            .map_err(|error| Stop::fault(format!("clone3: {error}")))?;
+        if let Some(dumpable) = dumpable.filter(|_| !self.attended.is_empty()) {
+            set_dumpable(dumpable)?;
+        }
+        let attendee = attendee_of(child.pid());
+        for (id, params) in &self.attended {
+            let mechanism = registry.find(id).ok_or_else(|| Stop::fault("no mechanism"))?;
+            mechanism.attend(params, attendee)?;
+        }
+        Ok(Spare { child, cgroups })
+    }
+}
+
+impl Spare {
+    /// Whether nobody has killed or stopped it, and it is in the cgroups that a child made now would be in. Those
+    /// are what limits are set by from outside.
+    fn is_fit(&self) -> bool {
+        self.child.waits() && own_cgroups().is_some_and(|now| now == self.cgroups)
+    }
+}
+
+/// What `/proc/self/cgroup` has; `None` where that can't be read, or is longer than it ever is.
+fn own_cgroups() -> Option<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = open("/proc/self/cgroup", flags, Mode::empty()).ok()?;
+    let mut text = [0; 4096];
+    let length = read(&file, &mut text).ok().filter(|length| *length < text.len())?;
+    Some(text[..length].to_vec())
+}
