@@ -8,7 +8,7 @@ use portcullis_core::mechanism::Stop;
 use portcullis_core::schedule::Schedule;
 use portcullis_core::{Params, Registry};
 use rustix::fs::{Mode, OFlags, open};
-use rustix::io::read;
+use rustix::io::pread;
 use rustix::process::{DumpableBehavior, fchdir};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
@@ -30,11 +30,11 @@ const EMPTY: u64 = NEWIPC | NEWUSER | NEWNET;
 /// The namespaces of a child are most of what its clone takes, and the maps of a user namespace are written
 /// while it waits. Neither depends on anything of a launch but its kind.
 pub(crate) struct Spares {
-    /// The kinds of the last launches, the latest first; `None` where there are to be no children.
-    kinds: Option<RefCell<Kinds>>,
+    /// The kinds of the last launches, the latest first.
+    kinds: RefCell<Vec<(Kind, Option<Spare>)>>,
+    /// This process's own cgroups, to read again; `None` where there are to be no children.
+    cgroups: Option<OwnedFd>,
 }
-
-type Kinds = Vec<(Kind, Option<Spare>)>;
 
 /// What a child has of its launch before it is handed its program.
 #[derive(PartialEq)]
@@ -98,9 +98,12 @@ fn may_enter(directory: &OwnedFd) -> Result<bool, Stop> {
 }
 
 impl Spares {
-    /// None yet, and none ever where there `may_be` none: one is a child on its way as others are.
+    /// None yet, and none ever where there `may_be` none, for one is a child on its way as others are, or where this
+    /// process can't read which cgroups it is in.
     pub(crate) fn new(may_be: bool) -> Self {
-        Self { kinds: may_be.then(RefCell::default) }
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let open = || open("/proc/self/cgroup", flags, Mode::empty()).ok();
+        Self { kinds: RefCell::default(), cgroups: may_be.then(open).flatten() }
     }
 
     /// A child of this kind, if it may enter where it is to work; another is wanted from now on.
@@ -109,15 +112,17 @@ impl Spares {
         kind: Kind,
         may_enter: impl FnOnce() -> Result<bool, Stop>,
     ) -> Result<Option<Child>, Stop> {
-        let Some(kinds) = &self.kinds else { return Ok(None) };
-        let mut kinds = kinds.borrow_mut();
+        if self.cgroups.is_none() {
+            return Ok(None);
+        }
+        let mut kinds = self.kinds.borrow_mut();
         let Some(at) = kinds.iter().position(|(known, _)| *known == kind) else {
             kinds.truncate(KINDS - 1);
             kinds.insert(0, (kind, None));
             return Ok(None);
         };
         kinds[..=at].rotate_right(1);
-        let Some(spare) = kinds[0].1.take().filter(Spare::is_fit) else {
+        let Some(spare) = kinds[0].1.take().filter(|spare| self.is_fit(spare)) else {
             return Ok(None);
         };
         if !may_enter()? {
@@ -129,8 +134,7 @@ impl Spares {
 
     /// Whether one is missing.
     pub(crate) fn is_wanting(&self) -> bool {
-        let kinds = self.kinds.as_ref().map(RefCell::borrow);
-        kinds.is_some_and(|kinds| kinds.iter().any(|(_, spare)| spare.is_none()))
+        self.kinds.borrow().iter().any(|(_, spare)| spare.is_none())
     }
 
     /// Makes one that is missing, in this working directory. One that can't be made is no longer wanted: the next
@@ -145,10 +149,9 @@ impl Spares {
         registry: &Registry,
         dumpable: Option<DumpableBehavior>,
     ) -> Result<(), Stop> {
-        let Some(kinds) = &self.kinds else { return Ok(()) };
-        let mut kinds = kinds.borrow_mut();
+        let mut kinds = self.kinds.borrow_mut();
         let Some(at) = kinds.iter().position(|(_, spare)| spare.is_none()) else { return Ok(()) };
-        let made = kinds[at].0.make(home, registry, dumpable);
+        let made = self.make_one(&kinds[at].0, home, registry, dumpable);
         out_of_reach()?;
         match made {
             Ok(spare) => kinds[at].1 = Some(spare),
@@ -159,47 +162,41 @@ impl Spares {
 
     /// Gives up those that there are, and says whether there were any.
     pub(crate) fn give_up(&self) -> bool {
-        let Some(kinds) = &self.kinds else { return false };
-        kinds.borrow_mut().iter_mut().filter_map(|(_, spare)| spare.take()).count() > 0
+        self.kinds.borrow_mut().iter_mut().filter_map(|(_, spare)| spare.take()).count() > 0
     }
-}
 
-impl Kind {
-    fn make(
+    fn make_one(
         &self,
+        kind: &Kind,
         home: &OwnedFd,
         registry: &Registry,
         dumpable: Option<DumpableBehavior>,
     ) -> Result<Spare, Stop> {
         fchdir(home).map_err(|errno| Stop::fault(format!("fchdir: {errno}")))?;
-        let cgroups = own_cgroups().ok_or_else(|| Stop::fault("which cgroups?"))?;
-        let child = process::spawn_ahead(self.namespaces)
+        let cgroups = self.own_cgroups().ok_or_else(|| Stop::fault("which cgroups?"))?;
+        let child = process::spawn_ahead(kind.namespaces)
             .map_err(|error| Stop::fault(format!("clone3: {error}")))?;
-        if let Some(dumpable) = dumpable.filter(|_| !self.attended.is_empty()) {
+        if let Some(dumpable) = dumpable.filter(|_| !kind.attended.is_empty()) {
             set_dumpable(dumpable)?;
         }
         let attendee = attendee_of(child.pid());
-        for (id, params) in &self.attended {
+        for (id, params) in &kind.attended {
             let mechanism = registry.find(id).ok_or_else(|| Stop::fault("no mechanism"))?;
             mechanism.attend(params, attendee)?;
         }
         Ok(Spare { child, cgroups })
     }
-}
 
-impl Spare {
     /// Whether nobody has killed or stopped it, and it is in the cgroups that a child made now would be in. Those
     /// are what limits are set by from outside.
-    fn is_fit(&self) -> bool {
-        self.child.waits() && own_cgroups().is_some_and(|now| now == self.cgroups)
+    fn is_fit(&self, spare: &Spare) -> bool {
+        spare.child.waits() && self.own_cgroups().is_some_and(|now| now == spare.cgroups)
     }
-}
 
-/// What `/proc/self/cgroup` has; `None` where that can't be read, or is longer than it ever is.
-fn own_cgroups() -> Option<Vec<u8>> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let file = open("/proc/self/cgroup", flags, Mode::empty()).ok()?;
-    let mut text = [0; 4096];
-    let length = read(&file, &mut text).ok().filter(|length| *length < text.len())?;
-    Some(text[..length].to_vec())
+    /// What this process's cgroups are now; `None` where that can't be read, or is longer than it ever is.
+    fn own_cgroups(&self) -> Option<Vec<u8>> {
+        let mut text = [0; 4096];
+        let length = pread(self.cgroups.as_ref()?, &mut text, 0).ok()?;
+        (length < text.len()).then(|| text[..length].to_vec())
+    }
 }
