@@ -12,9 +12,10 @@ use portcullis::{Command, Resident};
 use portcullis_core::descriptor::DescriptorRole;
 use portcullis_mechanisms as _;
 use portcullis_tests::{
-    Asked, Host, Need, Outcome, Resident as Raw, Signal, becomes, cgroup2, children, launcher,
+    Asked, Host, Need, Outcome, Resident as Raw, Signal, becomes, cgroup2, children, launcher, pid,
     read_proc, run, send, tests, waiting_children,
 };
+use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -126,6 +127,7 @@ fn a_launch_of_another_kind_does_not_take_it() {
         id(uid);
         sleep(Duration::from_millis(5));
     }
+    assert!(becomes(|| waiting_children(resident.id()).len() == 4));
     sleep(LONG);
     assert_eq!(waiting_children(resident.id()).len(), 4);
 }
@@ -237,16 +239,31 @@ fn a_launcher_that_was_moved_to_another_cgroup_has_its_workloads_there() {
     resident.end();
 }
 
+fn limits_that_its_launcher_got_meanwhile_hold() {
+    let resident = Raw::start();
+    for (limit, is_spare) in [(500, false), (400, false), (400, true), (300, false)] {
+        let limits = Rlimit { current: Some(limit), ..getrlimit(Resource::Nofile) };
+        prlimit(Some(pid(resident.id())), Resource::Nofile, limits).unwrap();
+        let outcome = resident.run(host("ulimit -n"));
+        assert_eq!(said(&outcome, resident.id()).1, format!("{limit}\n"));
+        assert_eq!(is_noted(&outcome), is_spare);
+        spare_of(resident.id());
+    }
+}
+
+/// A user of whom there is nobody else: `RLIMIT_NPROC` counts all of them.
+const LONELY: u32 = 4299;
+
 fn a_launch_that_lacks_the_room_gets_that_of_a_spare() {
-    // Itself, and one other.
-    let mut command = Unconfined::new("prlimit");
-    command.arg("--nproc=2").arg(launcher()).current_dir("/");
-    let resident = Raw::of(command, Some(4242));
     let open = |mut host: Host| {
         fs::set_permissions(host.folder(), PermissionsExt::from_mode(0o777)).unwrap();
         host.script(":");
         host
     };
+    // Itself, and one other.
+    let mut command = Unconfined::new("prlimit");
+    command.arg("--nproc=2").arg(launcher()).current_dir("/");
+    let resident = Raw::of(command, Some(LONELY));
     for _ in 0..3 {
         resident.run(open(plain())).succeeded();
         spare_of(resident.id());
@@ -254,6 +271,31 @@ fn a_launch_that_lacks_the_room_gets_that_of_a_spare() {
         outcome.succeeded();
         assert!(!is_noted(&outcome), "{outcome:?}");
     }
+}
+
+fn so_does_one_that_lacks_room_for_its_namespaces() {
+    // Each user namespace has a limit of its own for those that are made in it.
+    let script = "echo 2 >/proc/sys/user/max_user_namespaces && exec \"$0\" \"$@\"";
+    let mut command = Unconfined::new("unshare");
+    command.args(["-r", "sh", "-c", script]).arg(launcher());
+    let resident = Raw::of(command, None);
+    let of = |uid: u32, script: &str| {
+        let mut host = Host::default();
+        host.schedule("linux.userns.enter.v1", &json!({"uid": uid, "gid": uid}));
+        host.script(script);
+        host
+    };
+    resident.run(of(1, ":")).succeeded();
+    let spare = spare_of(resident.id());
+    // Until the kernel has taken down the namespace of the first.
+    sleep(5 * LONG);
+    let (mut runs, release) = resident.ask_in_writes(of(2, "read end"), false);
+    runs.pid();
+    assert!(!is_gone(spare));
+    resident.run(of(3, ":")).succeeded();
+    assert!(is_gone(spare));
+    drop(release);
+    runs.end().succeeded();
 }
 
 fn it_has_the_fds_of_its_launch_alone() {
@@ -405,7 +447,9 @@ fn main() -> ExitCode {
             USERNS,
             Need::DelegatedCgroup,
         ],
+        limits_that_its_launcher_got_meanwhile_hold: [USERNS],
         a_launch_that_lacks_the_room_gets_that_of_a_spare: [USERNS, Need::Root, Need::UtilLinux],
+        so_does_one_that_lacks_room_for_its_namespaces: [USERNS, Need::UtilLinux],
         it_has_the_fds_of_its_launch_alone: [USERNS],
         it_works_where_its_launch_does: [NETNS],
         without_a_home_there_is_none: [USERNS, Need::Root],

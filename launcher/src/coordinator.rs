@@ -551,8 +551,8 @@ fn prologue(
     if !stdio.is_empty() {
         let own = stdio.iter().map(|(fd, _)| *fd).chain(release).chain(directory);
         for (first, last) in lowering.unused(own).into_iter().rev() {
-            // From its first step on a child that was made ahead has fds of its own. The last range is all that
-            // follows the fds that are used: it has no copy even for a moment.
+            // From its first step on a child that was made ahead has fds of its own. Of the last range, which is all
+            // that follows the fds that are used, the kernel makes next to no copies for it.
             ops.push(if ahead && ops.is_empty() {
                 Op::close_range_unshared(first, last)
             } else {

@@ -60,10 +60,10 @@ impl Happened {
     }
 
     /// What these events of what its stage waits for and of its control channel mean.
-    pub(crate) fn of(awaited: Option<PollFlags>, channel: Option<PollFlags>) -> Self {
+    pub(crate) fn of(awaited: PollFlags, channel: Option<PollFlags>) -> Self {
         let gone = PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL;
         Self {
-            came: awaited.is_some_and(|events| !events.is_empty()),
+            came: !awaited.is_empty(),
             left: channel.is_some_and(|events| events.intersects(gone)),
             room: channel.is_some_and(|events| events.contains(PollFlags::OUT)),
         }
@@ -132,23 +132,23 @@ impl Flight {
         (!self.left).then(|| PollFd::from_borrowed_fd(outbox.as_fd(), events))
     }
 
-    /// What its stage waits for.
-    pub(crate) fn awaited(&self) -> Option<PollFd<'_>> {
-        let (fd, events) = match &self.stage {
-            Stage::Launching(launching) if self.waits_for_end() => {
-                (launching.child.pidfd()?, PollFlags::IN)
+    /// What its stage waits for, any of it.
+    pub(crate) fn awaited(&self) -> impl Iterator<Item = PollFd<'_>> {
+        let (pidfd, pipe) = match &self.stage {
+            // Another child on its way may have a copy of this one's end of the pipe, and so has this process at
+            // first where it was made ahead: the pipe shows the exec, and not every end.
+            Stage::Launching(launching) => {
+                let may_show = !self.waits_for_end() && launching.error.is_none();
+                (launching.child.pidfd(), may_show.then(|| launching.pipe()))
             }
-            // While this process has an end of the pipe, that shows none.
-            Stage::Launching(launching) if launching.error.is_some() => {
-                (launching.child.pidfd()?, PollFlags::IN)
-            }
-            // Its end alone, which shows unasked: a child that has written has yet to end.
-            Stage::Launching(launching) => (launching.pipe(), PollFlags::empty()),
-            Stage::Stopped(launching, _) => (launching.child.pidfd()?, PollFlags::IN),
-            Stage::Runs(workload) => (workload.pidfd.as_fd(), PollFlags::IN),
-            Stage::Ended(_) | Stage::Done => return None,
+            Stage::Stopped(launching, _) => (launching.child.pidfd(), None),
+            Stage::Runs(workload) => (Some(workload.pidfd.as_fd()), None),
+            Stage::Ended(_) | Stage::Done => (None, None),
         };
-        Some(PollFd::from_borrowed_fd(fd, events))
+        let pidfd = pidfd.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        // Its end alone, which shows unasked: a child that has written has yet to end.
+        let pipe = pipe.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::empty()));
+        pidfd.into_iter().chain(pipe)
     }
 
     /// Does and tells what there is to do and to tell now; false when that was all.
@@ -231,6 +231,9 @@ impl Flight {
     /// Waits for its end, and tells what can be told without waiting for a reader.
     pub(crate) fn conclude(mut self) {
         while !matches!(self.stage, Stage::Done) {
+            if let Stage::Launching(launching) = &self.stage {
+                while !launching.child.ends_within(Duration::from_secs(1)) {}
+            }
             self.advance(WaitIdOptions::empty());
             self.tell();
         }

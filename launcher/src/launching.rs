@@ -56,10 +56,11 @@ impl Launching {
         while !self.has_own_files() {
             self.child.ends_within(Duration::from_millis(1));
         }
+        let pidfd = self.child.pidfd().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        let pipe = PollFd::from_borrowed_fd(self.pipe(), PollFlags::empty());
+        let mut polled: Vec<_> = pidfd.into_iter().chain([pipe]).collect();
         // What fails for want of memory is tried again.
-        while poll(&mut [PollFd::from_borrowed_fd(self.pipe(), PollFlags::empty())], None).is_err()
-        {
-        }
+        while poll(&mut polled, None).is_err() {}
     }
 
     /// Whether the child has fds of its own, or needs none any more: then it needs none of this process's.
@@ -86,7 +87,8 @@ impl Launching {
         // It has its own, or is no more.
         self.error = None;
         let Self { child, outline, .. } = self;
-        let written = wiring::read_errors(&self.error_read)
+        let is_shared = child.pidfd().is_some();
+        let written = wiring::read_errors(&self.error_read, is_shared)
             .map_err(|errno| Stop::fault(format!("reading the error pipe: {errno}")))?;
         exec_happened(transcript, child, outline, &written)?;
         let results = outline.resolve(|index| {

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::thread::sleep;
 use std::time::Duration;
 
 use portcullis_child::{CloneOptions, Failure};
@@ -64,7 +65,8 @@ pub fn spawn(
     spawn_or(program, report_fd, options, || false)
 }
 
-/// The same; where that is more than this process may have, `make_room` may have it tried once more.
+/// The same; where that is more than this process may have, and `make_room` says that there is less of it now, it is
+/// tried again.
 pub(crate) fn spawn_or(
     program: Program,
     report_fd: Option<RawFd>,
@@ -74,15 +76,18 @@ pub(crate) fn spawn_or(
     let assembly = Box::new(Assembly::new(program, std::process::id()));
     let report_fd = report_fd.unwrap_or(-1);
     let _blocked = sys::block_signals()?;
-    let spawned = match Spawned::new(assembly, report_fd, options) {
-        // Too many processes, or user namespaces (clone(2), ERRORS).
-        Err((assembly, Errno::AGAIN | Errno::NOMEM | Errno::NOSPC | Errno::USERS))
-            if make_room() =>
-        {
-            Spawned::new(assembly, report_fd, options)
+    let mut spawned = Spawned::new(assembly, report_fd, options);
+    // Too many processes, or namespaces (clone(2), ERRORS).
+    let is_limit =
+        |errno| matches!(errno, Errno::AGAIN | Errno::NOMEM | Errno::NOSPC | Errno::USERS);
+    if spawned.as_ref().is_err_and(|(_, errno)| is_limit(*errno)) && make_room() {
+        // A process is no more when it has been reaped; its namespaces go by a queue of the kernel's.
+        for pause in [0, 10, 20, 40, 80] {
+            let Err((assembly, _)) = spawned else { break };
+            sleep(Duration::from_millis(pause));
+            spawned = Spawned::new(assembly, report_fd, options);
         }
-        first => first,
-    };
+    }
     let spawned = spawned.map_err(|(_, errno)| errno)?;
     Ok(Child { spawned, settled: false })
 }

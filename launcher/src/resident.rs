@@ -156,7 +156,7 @@ impl Resident {
         let mut happened = polled.iter().map(PollFd::revents);
         let asked = happened.next()?;
         let each = self.flights.iter().map(|flight| {
-            let awaited = flight.awaited().and_then(|_| happened.next());
+            let awaited = flight.awaited().filter_map(|_| happened.next()).collect();
             let channel = flight.channel().and_then(|_| happened.next());
             Happened::of(awaited, channel)
         });

@@ -9,7 +9,7 @@ use portcullis_core::schedule::Schedule;
 use portcullis_core::{Params, Registry};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::pread;
-use rustix::process::{DumpableBehavior, fchdir};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, fchdir, getrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
 use crate::coordinator::{Way, attendee_of, out_of_reach, set_dumpable};
@@ -48,9 +48,36 @@ struct Kind {
 /// A child that waits for its program.
 struct Spare {
     child: Child,
-    /// The cgroups that this process was in when it was made, and so are its own.
-    cgroups: Vec<u8>,
+    /// What this process was subject to when it was made, and so is it.
+    subject: Subject,
 }
+
+/// What is set from outside, and a child has from its clone on. (Some limits a user namespace keeps as well.)
+#[derive(PartialEq)]
+struct Subject {
+    /// What `/proc/self/cgroup` has.
+    cgroups: Vec<u8>,
+    limits: [Rlimit; LIMITS.len()],
+}
+
+const LIMITS: [Resource; 16] = [
+    Resource::Cpu,
+    Resource::Fsize,
+    Resource::Data,
+    Resource::Stack,
+    Resource::Core,
+    Resource::Rss,
+    Resource::Nproc,
+    Resource::Nofile,
+    Resource::Memlock,
+    Resource::As,
+    Resource::Locks,
+    Resource::Sigpending,
+    Resource::Msgqueue,
+    Resource::Nice,
+    Resource::Rtprio,
+    Resource::Rttime,
+];
 
 /// A child that was made ahead for launches like this one. Where there is none, one is wanted from now on, unless
 /// the launch needs a child that is made for it alone.
@@ -173,7 +200,7 @@ impl Spares {
         dumpable: Option<DumpableBehavior>,
     ) -> Result<Spare, Stop> {
         fchdir(home).map_err(|errno| Stop::fault(format!("fchdir: {errno}")))?;
-        let cgroups = self.own_cgroups().ok_or_else(|| Stop::fault("which cgroups?"))?;
+        let subject = self.subject().ok_or_else(|| Stop::fault("which cgroups?"))?;
         let child = process::spawn_ahead(kind.namespaces)
             .map_err(|error| Stop::fault(format!("clone3: {error}")))?;
         if let Some(dumpable) = dumpable.filter(|_| !kind.attended.is_empty()) {
@@ -184,19 +211,19 @@ impl Spares {
             let mechanism = registry.find(id).ok_or_else(|| Stop::fault("no mechanism"))?;
             mechanism.attend(params, attendee)?;
         }
-        Ok(Spare { child, cgroups })
+        Ok(Spare { child, subject })
     }
 
-    /// Whether nobody has killed or stopped it, and it is in the cgroups that a child made now would be in. Those
-    /// are what limits are set by from outside.
+    /// Whether nobody has killed or stopped it, and it is subject to what a child made now would be.
     fn is_fit(&self, spare: &Spare) -> bool {
-        spare.child.waits() && self.own_cgroups().is_some_and(|now| now == spare.cgroups)
+        spare.child.waits() && self.subject().is_some_and(|now| now == spare.subject)
     }
 
-    /// What this process's cgroups are now; `None` where that can't be read, or is longer than it ever is.
-    fn own_cgroups(&self) -> Option<Vec<u8>> {
+    /// What this process is subject to now; `None` where that can't be read, or is longer than it ever is.
+    fn subject(&self) -> Option<Subject> {
         let mut text = [0; 4096];
         let length = pread(self.cgroups.as_ref()?, &mut text, 0).ok()?;
-        (length < text.len()).then(|| text[..length].to_vec())
+        let cgroups = text.get(..length).filter(|it| it.len() < text.len())?.to_vec();
+        Some(Subject { cgroups, limits: LIMITS.map(getrlimit) })
     }
 }

@@ -158,7 +158,7 @@ fn own<'r>(here: &'r Here<'r>) -> Channels<'r> {
 }
 
 fn received(request: &Request) -> Result<Channels<'_>, Fault> {
-    // Its end may have copies in children on their way, which none must be waited for to close.
+    // Other children on their way may have copies of the child's end, and must not be waited for.
     let (error_read, error) = error_pipe(PipeFlags::NONBLOCK)?;
     Ok(Channels {
         plan: Source::Fd(request.plan.as_fd()),
@@ -280,17 +280,18 @@ pub(crate) fn read_plan(plan: BorrowedFd<'_>, seals: Option<SealFlags>) -> Resul
     }
 }
 
-/// Reads what the child, which has exec'd or ended, wrote to the error pipe.
+/// Reads what the child wrote to the error pipe, to its end; where other children may share that, what the child
+/// wrote, which has exec'd or ended.
 ///
 /// # Errors
 ///
 /// That of [read(2)](https://man7.org/linux/man-pages/man2/read.2.html).
-pub(crate) fn read_errors(pipe: &OwnedFd) -> Result<Vec<u8>, Errno> {
+pub(crate) fn read_errors(pipe: &OwnedFd, is_shared: bool) -> Result<Vec<u8>, Errno> {
     let mut bytes = Vec::new();
     let mut chunk = [0; portcullis_child::Failure::LEN];
     loop {
         let read = || match read(pipe, &mut chunk) {
-            Err(Errno::AGAIN) => Ok(0),
+            Err(Errno::AGAIN) if is_shared => Ok(0),
             read => read,
         };
         match insist(read)? {
