@@ -88,7 +88,7 @@ fn nobody() -> Credentials {
 fn as_nobody() -> Host {
     let mut host = Host::default();
     host.user = Some(NOBODY);
-    fs::set_permissions(host.folder(), PermissionsExt::from_mode(0o777)).unwrap();
+    host.open_to_all();
     host
 }
 

@@ -17,7 +17,7 @@ use portcullis_core::message::{LaunchMessage, MAX_FDS, MAX_LEN};
 use portcullis_mechanisms as _;
 use portcullis_tests::{
     Asked, Host, Need, Outcome, Resident as Raw, Signal, VERSION_1_FRAMES, becomes, children,
-    read_proc, run, send, tests, workloads,
+    is_gone, read_proc, run, send, tests, workloads,
 };
 use rustix::fs::OFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -37,10 +37,6 @@ fn output(resident: &Resident, command: &Command) -> String {
     let output = resident.output(&command.template().unwrap()).unwrap();
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
-}
-
-fn is_gone(pid: u32) -> bool {
-    !Path::new(&format!("/proc/{pid}")).exists()
 }
 
 /// What is told, but for the child's pid, and for which step of its program failed: a resident launcher's
@@ -555,8 +551,7 @@ fn it_is_out_of_reach_of_its_own_user() {
     let owner = || fs::metadata(format!("/proc/{}/environ", resident.id())).unwrap().uid();
     let open = || {
         let mut host = Host::default();
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
-        fs::set_permissions(host.folder(), mode).unwrap();
+        host.open_to_all();
         host.body.target.argv[2] = format!(
             "{}; ls -ln /proc/$PPID/environ",
             host.body.target.argv[2].as_os_str().to_str().unwrap()
@@ -876,8 +871,7 @@ fn a_child_that_others_must_not_be_beside_holds_them_up() {
         let resident = Raw::of(command, None);
         let open = || {
             let host = Host::default();
-            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
-            fs::set_permissions(host.folder(), mode).unwrap();
+            host.open_to_all();
             host
         };
         let mut host = open();

@@ -12,8 +12,8 @@ use portcullis::{Command, Resident};
 use portcullis_core::descriptor::DescriptorRole;
 use portcullis_mechanisms as _;
 use portcullis_tests::{
-    Asked, Host, Need, Outcome, Resident as Raw, Signal, becomes, cgroup2, children, launcher, pid,
-    read_proc, run, send, tests, waiting_children,
+    Asked, Host, Need, Outcome, Resident as Raw, Signal, becomes, cgroup2, children, is_gone,
+    launcher, pid, read_proc, run, send, tests, waiting_children,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
 use serde_json::json;
@@ -28,10 +28,6 @@ const LONG: Duration = Duration::from_millis(50);
 fn spare_of(launcher: u32) -> u32 {
     assert!(becomes(|| !waiting_children(launcher).is_empty()), "none is made");
     waiting_children(launcher)[0]
-}
-
-fn is_gone(pid: u32) -> bool {
-    !Path::new(&format!("/proc/{pid}")).exists()
 }
 
 /// A host in namespaces of its own.
@@ -256,7 +252,7 @@ const LONELY: u32 = 4299;
 
 fn a_launch_that_lacks_the_room_gets_that_of_a_spare() {
     let open = |mut host: Host| {
-        fs::set_permissions(host.folder(), PermissionsExt::from_mode(0o777)).unwrap();
+        host.open_to_all();
         host.script(":");
         host
     };
@@ -347,13 +343,13 @@ fn without_a_home_there_is_none() {
     command.current_dir(home.path());
     let resident = Raw::of(command, Some(4242));
     let mut runs = Host::default();
-    fs::set_permissions(runs.folder(), PermissionsExt::from_mode(0o777)).unwrap();
+    runs.open_to_all();
     runs.script("read end; exit 7");
     let (mut runs, release) = resident.ask_in_writes(runs, false);
     runs.pid();
     fs::set_permissions(home.path(), PermissionsExt::from_mode(0o000)).unwrap();
     let mut host = plain();
-    fs::set_permissions(host.folder(), PermissionsExt::from_mode(0o777)).unwrap();
+    host.open_to_all();
     host.script("pwd");
     let outcome = resident.run_in(host, folder.path());
     outcome.succeeded();

@@ -3,7 +3,7 @@
 use std::fs;
 
 use portcullis_core::descriptor::DescriptorRole;
-use portcullis_tests::{Host, Need, Test, tests, write_program};
+use portcullis_tests::{Host, Need, Test, is_gone, tests, write_program};
 use serde_json::json;
 
 use crate::{CGROUP, EXEC, NETNS, SECCOMP, USERNS, foreign, spoilt, test_launcher};
@@ -71,7 +71,7 @@ fn step_13_a_rendezvous_that_fails_never_releases_the_child() {
     });
     outcome.faulted("# attend=failed fail_closed\n");
     let pid = outcome.transcript().value("child_pid").unwrap().to_owned();
-    assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "the child was not reaped");
+    assert!(is_gone(pid), "the child was not reaped");
 }
 
 fn step_13_a_release_is_told_with_what_was_done_for_it() {
@@ -115,7 +115,7 @@ fn what_is_on_the_error_pipe_though_the_exec_took_place_is_a_fault_and_ends_the_
     });
     outcome.faulted("the error pipe");
     let pid = outcome.transcript().value("child_pid").unwrap().to_owned();
-    assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "the workload lives on");
+    assert!(is_gone(pid), "the workload lives on");
 }
 
 fn a_trace_has_the_microseconds_of_each_stage() {
@@ -172,7 +172,7 @@ fn a_map_that_cannot_be_written_ends_a_child_that_was_never_released() {
     });
     outcome.faulted("# user_namespace=map_write_failed fail_closed\n");
     let pid = outcome.transcript().value("child_pid").unwrap().to_owned();
-    assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "the child was not reaped");
+    assert!(is_gone(pid), "the child was not reaped");
 }
 
 fn ten_thousand_fds_are_scrubbed_whether_close_on_exec_or_not() {

@@ -1,7 +1,5 @@
 //! The wiring: the four fds and the workload's three.
 
-use std::fs;
-
 use portcullis_core::descriptor::DescriptorRole;
 use portcullis_core::state::LauncherState;
 use portcullis_tests::{Host, Need, Test, tests};
@@ -105,8 +103,7 @@ fn a_workload_of_the_same_user_cannot_look_into_the_launcher() {
             let mark = host.folder().join("ran");
             let script = format!(": < /proc/{whose}/environ && : > {}", mark.display());
             host.body.target.argv[2] = script.into();
-            let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o777);
-            fs::set_permissions(host.folder(), everybody).unwrap();
+            host.open_to_all();
             // Not as root, whom nothing of this keeps out.
             host.user = Some(65534);
         });

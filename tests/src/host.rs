@@ -1,7 +1,7 @@
 //! A supervisor that can be wrong in every way: each part of a launch can be replaced.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
@@ -111,6 +111,11 @@ pub fn waiting_children(pid: u32) -> Vec<u32> {
 pub fn workloads(pid: u32) -> Vec<u32> {
     let waiting = waiting_children(pid);
     children(pid).into_iter().filter(|child| !waiting.contains(child)).collect()
+}
+
+/// Whether there is no process of this pid, a zombie neither.
+pub fn is_gone(pid: impl Display) -> bool {
+    !Path::new(&format!("/proc/{pid}")).exists()
 }
 
 /// The `sh` that a process is, or that its first child is, and so on.
@@ -295,6 +300,12 @@ impl Host {
         let expected = DescriptorShape { kind, writable: false };
         self.body.descriptor_table.push(DescriptorSlot { role, expected, slot_index });
         self.fds.insert(slot_index, fd);
+    }
+
+    /// Lets a workload that is another user leave its mark.
+    pub fn open_to_all(&self) {
+        fs::set_permissions(self.folder(), PermissionsExt::from_mode(0o777))
+            .expect("its own folder");
     }
 
     /// The folder alone.
