@@ -138,24 +138,24 @@ impl Op {
     /// [close_range(2)](https://man7.org/linux/man-pages/man2/close_range.2.html) of `first` to
     /// `last`, both included.
     pub fn close_range(first: u32, last: u32) -> Self {
-        let args = vec![Arg::Int(first.into()), Arg::Int(last.into()), Arg::Int(0)];
-        Self::new("close_range", libc::SYS_close_range, args, Expect::Zero)
+        Self::close_range_with(first, last, 0)
     }
 
     /// [close_range(2)](https://man7.org/linux/man-pages/man2/close_range.2.html) with
     /// `CLOSE_RANGE_UNSHARE`: the same, in a table of fds of its own from then on, for a child that has had its
     /// parent's so far.
     pub fn close_range_unshared(first: u32, last: u32) -> Self {
-        let flags = Arg::Int(libc::CLOSE_RANGE_UNSHARE.into());
-        let args = vec![Arg::Int(first.into()), Arg::Int(last.into()), flags];
-        Self::new("close_range", libc::SYS_close_range, args, Expect::Zero)
+        Self::close_range_with(first, last, libc::CLOSE_RANGE_UNSHARE)
     }
 
     /// [close_range(2)](https://man7.org/linux/man-pages/man2/close_range.2.html) with
     /// `CLOSE_RANGE_CLOEXEC`: everything from `first` on is closed by the exec.
     pub fn close_on_exec_from(first: u32) -> Self {
-        let flags = Arg::Int(libc::CLOSE_RANGE_CLOEXEC.into());
-        let args = vec![Arg::Int(first.into()), Arg::Int(u32::MAX.into()), flags];
+        Self::close_range_with(first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
+    }
+
+    fn close_range_with(first: u32, last: u32, flags: u32) -> Self {
+        let args = [first, last, flags].map(|it| Arg::Int(it.into())).to_vec();
         Self::new("close_range", libc::SYS_close_range, args, Expect::Zero)
     }
 

@@ -316,10 +316,7 @@ pub(crate) fn launch<W: Channel>(
     // 13. The launcher's part, and the release. A child that is dropped, here or below, is killed and
     // reaped.
     if let Some((_, write)) = rendezvous {
-        let attendee = attendee_of(child.pid());
-        for it in attended.iter().map(|at| &schedule.entries()[*at]) {
-            it.mechanism.attend(&it.entry.params, attendee)?;
-        }
+        attend(schedule, &attended, attendee_of(child.pid()))?;
         tell_so_far(transcript, way)?;
         out_of_reach()?;
         rustix::io::retry_on_intr(|| rustix::io::write(&write, &[1]))
@@ -499,6 +496,16 @@ fn open_slot<'r>(slot: DescriptorSlot, handed: &Slots<'r>) -> Result<OpenSlot<'r
         return Err(Stop::refuse(RefusalReason::HandleMismatch, detail));
     }
     Ok(OpenSlot { slot, fd })
+}
+
+/// Has the mechanisms of these entries attend.
+pub(crate) fn attend(
+    schedule: &Schedule<'_>,
+    attended: &[usize],
+    attendee: Attendee,
+) -> Result<(), Fault> {
+    let mut attended = attended.iter().map(|at| &schedule.entries()[*at]);
+    attended.try_for_each(|it| it.mechanism.attend(&it.entry.params, attendee))
 }
 
 pub(crate) fn attendee_of(pid: Pid) -> Attendee {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use portcullis_core::mechanism::Stop;
 use portcullis_core::transcript::TranscriptWriter;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use crate::coordinator::{End, note_end, note_stop};
@@ -197,11 +197,8 @@ impl Flight {
     /// Whether the child is known to have exec'd or ended, where that has not been looked at.
     fn has_arrived(&mut self) -> bool {
         let Stage::Launching(launching) = &mut self.stage else { return false };
-        if !launching.has_own_files() {
-            return false;
-        }
-        let mut pipe = [PollFd::from_borrowed_fd(launching.pipe(), PollFlags::empty())];
-        poll(&mut pipe, Some(&Timespec::default())) == Ok(1)
+        launching.has_own_files()
+            && process::shows(launching.pipe(), PollFlags::empty(), Duration::ZERO)
     }
 
     /// Whether no child needs fds of this process any more.

@@ -21,7 +21,7 @@ use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, getppid, parent_process_death_signal};
 
-use crate::coordinator::{NAMESPACE_HELP, Way, attendee_of, end, out_of_reach};
+use crate::coordinator::{NAMESPACE_HELP, Way, attend, attendee_of, end, out_of_reach};
 use crate::launching::{failed, tell_results};
 use crate::outline::Outline;
 use crate::wiring::{Channel, Ends};
@@ -150,9 +150,7 @@ impl InPlace<'_> {
             })?;
         }
         // 13. The launcher's part, from inside.
-        for it in self.lowered.attended.iter().map(|at| &self.schedule.entries()[*at]) {
-            it.mechanism.attend(&it.entry.params, attendee)?;
-        }
+        attend(self.schedule, &self.lowered.attended, attendee)?;
         out_of_reach()?;
         // 14. What is told when all has been done, by the step before the exec.
         if let Some(ends) = &self.ends {

@@ -119,9 +119,7 @@ impl Child {
 
     /// Whether it has ended, as its pidfd shows, or does within this time.
     pub(crate) fn ends_within(&self, time: Duration) -> bool {
-        let pidfd = self.pidfd().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
-        let time = Timespec::try_from(time).ok();
-        pidfd.is_some_and(|pidfd| poll(&mut [pidfd], time.as_ref()) == Ok(1))
+        self.pidfd().is_some_and(|pidfd| shows(pidfd, PollFlags::IN, time))
     }
 
     /// Whether a child that was [made ahead](spawn_ahead) still waits: it has neither ended nor been stopped.
@@ -208,6 +206,12 @@ impl Drop for Child {
             let _ = self.wait();
         }
     }
+}
+
+/// Whether an fd shows one of these events, or its end, within this time.
+pub(crate) fn shows(fd: BorrowedFd<'_>, events: PollFlags, within: Duration) -> bool {
+    let within = Timespec::try_from(within).ok();
+    poll(&mut [PollFd::from_borrowed_fd(fd, events)], within.as_ref()) == Ok(1)
 }
 
 /// Runs a program in this process, of which `parent` is the parent. Returns what it ran, and where it
