@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use portcullis::{Command, Error, Way};
+use portcullis::{Command, Error, Resident, Template, Way};
 
 use crate::measure::Launch;
 
@@ -22,6 +22,7 @@ pub const WAYS: &[LaunchWay] = &[
     LaunchWay { name: "template, one shot", ready: |command| template(command, Way::Child) },
     LaunchWay { name: "template, in place", ready: |command| template(command, Way::InPlace) },
     LaunchWay { name: "template, resident", ready: |command| resident(&command) },
+    LaunchWay { name: "kept, resident", ready: |command| kept(&command) },
 ];
 
 /// Opens what the launch needs each time.
@@ -41,6 +42,18 @@ fn template(mut command: Command, way: Way) -> Result<Launch, Error> {
 fn resident(command: &Command) -> Result<Launch, Error> {
     let template = command.template()?;
     let resident = template.resident()?;
+    by(resident, template)
+}
+
+/// The same, and has the launcher keep it.
+fn kept(command: &Command) -> Result<Launch, Error> {
+    let template = command.template()?;
+    let resident = template.resident()?;
+    let template = resident.keep(&template)?;
+    by(resident, template)
+}
+
+fn by(resident: Resident, template: Template) -> Result<Launch, Error> {
     resident.status(&template)?;
     Ok(Arc::new(move || assert!(resident.status(&template).expect("a launch").success())))
 }

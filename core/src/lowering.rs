@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::rc::Rc;
 
 use crate::Params;
 use crate::descriptor::{DescriptorRole, DescriptorSlot};
@@ -78,7 +79,7 @@ impl fmt::Debug for Teardown {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Item {
     Op(Owner, Op),
     CloseGaps(Owner),
@@ -91,22 +92,33 @@ pub struct Lowering<'a> {
     target: &'a Target,
     slots: &'a [OpenSlot<'a>],
     owner: Owner,
+    made: Made,
+    teardown: Teardown,
+    schedule: Option<&'a Schedule<'a>>,
+    shares_launcher: bool,
+    inherited_death_signal: Option<i32>,
+    exec_nonce: Option<u64>,
+}
+
+/// What mechanisms have made so far, and another launch could have as well.
+#[derive(Debug, Clone)]
+struct Made {
     items: Vec<Item>,
     kept: Vec<RawFd>,
-    owned: Vec<OwnedFd>,
+    owned: Vec<Rc<OwnedFd>>,
     clone: CloneRequest,
     attended: Vec<usize>,
     attends_late: bool,
     notes: Vec<(NoteTime, Owner, Cow<'static, str>)>,
     remarks: Vec<(Remark, Owner, Cow<'static, str>)>,
-    teardown: Teardown,
-    schedule: Option<&'a Schedule<'a>>,
-    shares_launcher: bool,
     death_signal: Option<i32>,
-    inherited_death_signal: Option<i32>,
     bound_to_child: Option<(Owner, &'static str)>,
-    exec_nonce: Option<u64>,
+    reusable: Vec<Owner>,
 }
+
+/// What a launch was lowered to, for [others](Lowering::of_kept) of the same plan with the same fds.
+#[derive(Debug)]
+pub struct KeptLowering(Made);
 
 /// A lowering that is complete.
 #[derive(Debug)]
@@ -132,23 +144,50 @@ impl<'a> Lowering<'a> {
             target,
             slots,
             owner: Owner::Launcher,
-            items: Vec::with_capacity(16),
-            // 0, 1 and 2 belong to the workload.
-            kept: vec![0, 1, 2],
-            owned: Vec::new(),
-            clone: CloneRequest::default(),
-            attended: Vec::new(),
-            attends_late: false,
-            notes: Vec::new(),
-            remarks: Vec::new(),
+            made: Made {
+                items: Vec::with_capacity(16),
+                // 0, 1 and 2 belong to the workload.
+                kept: vec![0, 1, 2],
+                owned: Vec::new(),
+                clone: CloneRequest::default(),
+                attended: Vec::new(),
+                attends_late: false,
+                notes: Vec::new(),
+                remarks: Vec::new(),
+                death_signal: None,
+                bound_to_child: None,
+                reusable: Vec::new(),
+            },
             teardown: Teardown::default(),
             schedule: None,
             shares_launcher: false,
-            death_signal: None,
             inherited_death_signal: None,
-            bound_to_child: None,
             exec_nonce: None,
         }
+    }
+
+    /// What was lowered before, for the same workload and descriptors: every entry is.
+    pub fn of_kept(kept: &KeptLowering, target: &'a Target, slots: &'a [OpenSlot<'a>]) -> Self {
+        Self { made: kept.0.clone(), ..Self::new(target, slots) }
+    }
+
+    /// What was lowered, to be used again; `None` unless every scheduled mechanism
+    /// [said](Self::reusable) that it may be. Known when everything is lowered.
+    pub fn keep_lowering(&self) -> Option<KeptLowering> {
+        let entries = self.schedule?.entries().len();
+        let said = |index| self.made.reusable.contains(&Owner::Entry(index));
+        let all = (0..entries).all(said);
+        // Neither may be another launch's, whatever a mechanism says.
+        let alone = self.teardown.0.is_empty() && self.exec_nonce.is_none();
+        (all && alone).then(|| KeptLowering(self.made.clone()))
+    }
+
+    /// Says that what this mechanism asks for may serve any number of launches, also at once, of the same plan
+    /// with the same fds: it follows from those, from the rest of the plan, and from what stays as it is as long as
+    /// the launcher lives. (Where something else may come to forbid it, the kernel has to, in the child.) A
+    /// resident launcher then need not lower it anew for each.
+    pub fn reusable(&mut self) {
+        self.made.reusable.push(self.owner);
     }
 
     /// What else is scheduled: what [`schedules`](Self::schedules) answers from.
@@ -180,20 +219,20 @@ impl<'a> Lowering<'a> {
 
     /// Chooses the signal that the workload gets when its parent dies.
     pub fn set_parent_death_signal(&mut self, signal: i32) {
-        self.death_signal = Some(signal);
+        self.made.death_signal = Some(signal);
         self.rearm_parent_death_signal();
     }
 
     /// Asks again for the signal that the workload gets when its parent dies. To be pushed after each
     /// change of credentials, which clears it (`commit_creds` of the kernel's kernel/cred.c).
     pub fn rearm_parent_death_signal(&mut self) {
-        self.items.push(Item::RearmParentDeathSignal(self.owner, self.death_signal));
+        self.made.items.push(Item::RearmParentDeathSignal(self.owner, self.made.death_signal));
     }
 
     /// Says that this launch needs the launcher to outlive the exec, or to act on a child from outside:
     /// it can't be made in place.
     pub fn needs_child(&mut self, reason: &'static str) {
-        self.bound_to_child.get_or_insert((self.owner, reason));
+        self.made.bound_to_child.get_or_insert((self.owner, reason));
     }
 
     /// Whether a mechanism of this id is scheduled in this launch.
@@ -251,34 +290,34 @@ impl<'a> Lowering<'a> {
 
     /// Adds an op.
     pub fn push(&mut self, op: Op) -> OpId {
-        self.items.push(Item::Op(self.owner, op));
-        OpId::new(self.items.len() - 1)
+        self.made.items.push(Item::Op(self.owner, op));
+        OpId::new(self.made.items.len() - 1)
     }
 
     /// Adds an op that need be made but once, unless the program has it.
     pub fn push_once(&mut self, op: Op) {
         let has = |item: &Item| matches!(item, Item::Op(_, present) if *present == op);
-        if !self.items.iter().any(has) {
+        if !self.made.items.iter().any(has) {
             self.push(op);
         }
     }
 
     /// Closes, at this point of the program, every fd that nothing keeps.
     pub fn close_all_but_kept(&mut self) {
-        self.items.push(Item::CloseGaps(self.owner));
+        self.made.items.push(Item::CloseGaps(self.owner));
     }
 
     /// Keeps an fd open until the program ends. It should be close-on-exec.
     pub fn keep(&mut self, fd: OwnedFd) -> RawFd {
         let raw = self.keep_borrowed(&fd);
-        self.owned.push(fd);
+        self.made.owned.push(Rc::new(fd));
         raw
     }
 
     /// Keeps an fd of somebody else's, who must not close it before the program ends.
     pub fn keep_borrowed(&mut self, fd: &impl AsRawFd) -> RawFd {
         let raw = fd.as_raw_fd();
-        self.kept.push(raw);
+        self.made.kept.push(raw);
         raw
     }
 
@@ -288,51 +327,51 @@ impl<'a> Lowering<'a> {
         if flags & CLONE_NEWPID != 0 {
             self.needs_child("a process can't enter a PID namespace: only its children are in it");
         }
-        self.clone.namespaces |= flags;
+        self.made.clone.namespaces |= flags;
     }
 
     /// Asks for the child to be born in the cgroup that `fd` is: a slot's, or one that is
     /// [kept](Self::keep).
     pub fn enter_cgroup(&mut self, fd: RawFd) {
-        self.clone.cgroup = Some(fd);
+        self.made.clone.cgroup = Some(fd);
     }
 
     /// Asks for the child to wait until the mechanism has attended to it.
     pub fn rendezvous(&mut self) {
         self.rendezvous_ahead();
-        self.attends_late = true;
+        self.made.attends_late = true;
     }
 
     /// Asks for the same, of a mechanism whose [`attend`](crate::mechanism::Mechanism::attend) follows from its
     /// parameters alone and leaves nothing outside of the child: a resident launcher may have made the child, and
     /// the mechanism may have attended to it, before this launch was asked for.
     pub fn rendezvous_ahead(&mut self) {
-        self.clone.rendezvous = true;
+        self.made.clone.rendezvous = true;
         if let Owner::Entry(own) = self.owner {
-            if self.attended.last() != Some(&own) {
-                self.attended.push(own);
+            if self.made.attended.last() != Some(&own) {
+                self.made.attended.push(own);
             }
         }
     }
 
     /// The entries whose mechanisms attend, so far.
     pub fn attended(&self) -> &[usize] {
-        &self.attended
+        &self.made.attended
     }
 
     /// Whether each of them may do so before the launch is asked for.
     pub fn may_attend_ahead(&self) -> bool {
-        !self.attends_late
+        !self.made.attends_late
     }
 
     /// Notes something in the transcript.
     pub fn note(&mut self, time: NoteTime, text: impl Into<Cow<'static, str>>) {
-        self.notes.push((time, self.owner, text.into()));
+        self.made.notes.push((time, self.owner, text.into()));
     }
 
     /// Says what the mechanism leaves open, or could not do: the report carries it.
     pub fn remark(&mut self, remark: Remark, text: impl Into<Cow<'static, str>>) {
-        self.remarks.push((remark, self.owner, text.into()));
+        self.made.remarks.push((remark, self.owner, text.into()));
     }
 
     /// Has the launcher do `step` when the workload has ended, or the launch has stopped. An error says
@@ -344,12 +383,12 @@ impl<'a> Lowering<'a> {
 
     /// What was asked of the clone; known when everything is lowered.
     pub fn clone_request(&self) -> CloneRequest {
-        self.clone
+        self.made.clone
     }
 
     /// Who needs a child of the launcher, and why, if any does; known when everything is lowered.
     pub fn bound_to_child(&self) -> Option<(Owner, &'static str)> {
-        self.bound_to_child
+        self.made.bound_to_child
     }
 
     /// The number that the launch's exec carries [as a nonce](Op::with_nonce), for a filter to know that
@@ -374,19 +413,19 @@ impl<'a> Lowering<'a> {
     /// `own`.
     pub fn unused(&self, own: impl IntoIterator<Item = RawFd>) -> Vec<(u32, u32)> {
         let slots = self.slots.iter().map(|open| open.fd.as_raw_fd());
-        let mut used: Vec<_> = self.kept.iter().copied().chain(slots).chain(own).collect();
+        let mut used: Vec<_> = self.made.kept.iter().copied().chain(slots).chain(own).collect();
         used.sort_unstable();
         gaps(&used)
     }
 
     /// The program: `prologue`, which is the launcher's own, then what was pushed.
     pub fn finish(mut self, prologue: Vec<Op>) -> Lowered {
-        self.kept.sort_unstable();
-        let gaps = gaps(&self.kept);
-        let mut places = Vec::with_capacity(self.items.len());
+        self.made.kept.sort_unstable();
+        let gaps = gaps(&self.made.kept);
+        let mut places = Vec::with_capacity(self.made.items.len());
         let mut ops: Vec<(Owner, Op)> =
             prologue.into_iter().map(|op| (Owner::Launcher, op)).collect();
-        for item in self.items {
+        for item in self.made.items {
             places.push(ops.len());
             match item {
                 Item::Op(owner, mut op) => {
@@ -405,13 +444,13 @@ impl<'a> Lowering<'a> {
                 }
             }
         }
-        let program = Program { ops, owned: self.owned };
+        let program = Program { ops, owned: self.made.owned };
         Lowered {
             program,
-            clone: self.clone,
-            attended: self.attended,
-            notes: self.notes,
-            remarks: self.remarks,
+            clone: self.made.clone,
+            attended: self.made.attended,
+            notes: self.made.notes,
+            remarks: self.made.remarks,
             teardown: self.teardown,
         }
     }
@@ -434,7 +473,9 @@ fn gaps(kept: &[RawFd]) -> Vec<(u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mechanism::Phase;
     use crate::program::Arg;
+    use crate::registry::tests::{declaration, registry};
 
     #[test]
     fn the_gaps_and_what_is_kept_are_all_fds_and_share_none() {
@@ -519,6 +560,72 @@ mod tests {
         lowering.push_once(Op::no_new_privs());
         lowering.push_once(Op::no_new_privs());
         assert_eq!(lowering.finish(vec![]).program.ops().len(), 1);
+    }
+
+    /// What two entries are lowered to, where that may be used again.
+    fn kept(says: [bool; 2], more: impl FnOnce(&mut Lowering<'_>)) -> Option<KeptLowering> {
+        let declarations = [("first", Phase::Policy), ("exec", Phase::Launch)]
+            .map(|(id, phase)| declaration(id, phase, 0));
+        let registry = registry(&declarations).unwrap();
+        let entries = declarations.map(|it| it.entry(Params::default()));
+        let schedule = Schedule::classify(&entries, &registry).unwrap();
+        let target = Target::default();
+        let mut lowering = Lowering::new(&target, &[]).within(&schedule);
+        for (index, says) in says.into_iter().enumerate() {
+            lowering.set_owner(Owner::Entry(index));
+            lowering.push(Op::umask(0));
+            if says {
+                lowering.reusable();
+            }
+        }
+        more(&mut lowering);
+        lowering.keep_lowering()
+    }
+
+    #[test]
+    fn a_lowering_is_used_again_where_every_mechanism_says_so() {
+        assert!(kept([true, true], |_| {}).is_some());
+        for says in [[true, false], [false, true], [false, false]] {
+            assert!(kept(says, |_| {}).is_none(), "{says:?}");
+        }
+        // What is one launch's alone, whoever says so.
+        assert!(kept([true, true], |launch| launch.at_end(|| Ok(()))).is_none());
+        let nonce = |launch: &mut Lowering<'_>| {
+            launch.exec_nonce(|| Ok::<_, ()>(7)).unwrap();
+        };
+        assert!(kept([true, true], nonce).is_none());
+    }
+
+    #[test]
+    fn what_is_lowered_again_is_the_same_program_and_keeps_more_fds() {
+        let target = Target::default();
+        let (mut raw, file) = (0, std::fs::File::open("/").unwrap().into());
+        let kept = kept([true, true], |launch| {
+            raw = launch.keep(file);
+            launch.close_all_but_kept();
+            launch.enter_namespaces(0x1000_0000);
+            launch.rendezvous_ahead();
+            launch.note(NoteTime::Created, "a note");
+            launch.remark(Remark::Residual, "a remark");
+        });
+        let kept = kept.unwrap();
+        for other in [raw + 1, raw + 10] {
+            let mut again = Lowering::of_kept(&kept, &target, &[]);
+            again.keep_borrowed(&other);
+            let lowered = again.finish(vec![Op::setsid()]);
+            let ops: Vec<_> =
+                lowered.program.ops().iter().map(|(who, op)| (*who, op.name())).collect();
+            let umask = |index| (Owner::Entry(index), "umask");
+            assert_eq!(ops[..3], [(Owner::Launcher, "setsid"), umask(0), umask(1)]);
+            let closes: Vec<_> =
+                lowered.program.ops()[3..].iter().map(|(_, op)| op.clone()).collect();
+            let open = [0, 1, 2, raw, other];
+            let expected =
+                gaps(&open).into_iter().map(|(first, last)| Op::close_range(first, last));
+            assert_eq!(closes, expected.collect::<Vec<_>>());
+            assert_eq!((lowered.clone.namespaces, lowered.attended), (0x1000_0000, vec![1]));
+            assert_eq!((lowered.notes.len(), lowered.remarks.len()), (1, 1));
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use std::ffi::CString;
 use std::fmt;
 use std::os::fd::{OwnedFd, RawFd};
+use std::rc::Rc;
 
 /// One instruction of a classic BPF program, as [seccomp(2)] takes them.
 ///
@@ -534,7 +535,7 @@ impl fmt::Display for Op {
 pub struct Program {
     pub(crate) ops: Vec<(Owner, Op)>,
     #[expect(dead_code, reason = "held open for the ops that name them")]
-    pub(crate) owned: Vec<OwnedFd>,
+    pub(crate) owned: Vec<Rc<OwnedFd>>,
 }
 
 impl Program {

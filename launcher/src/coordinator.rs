@@ -10,7 +10,7 @@ use portcullis_core::Lowering;
 use portcullis_core::descriptor::{
     DescriptorKind, DescriptorShape, DescriptorSlot, DescriptorTable,
 };
-use portcullis_core::lowering::{Lowered, NoteTime, OpenSlot, Teardown};
+use portcullis_core::lowering::{KeptLowering, Lowered, NoteTime, OpenSlot, Teardown};
 use portcullis_core::mechanism::{Attendee, Fault, Refusal, Stop};
 use portcullis_core::plan::LaunchPlan;
 use portcullis_core::program::{Op, Owner};
@@ -41,6 +41,8 @@ pub(crate) enum Purpose {
     Launch,
     /// To say what the launch would do.
     Explain,
+    /// To keep it, all but made.
+    Keep,
 }
 
 /// Which process becomes the workload.
@@ -101,7 +103,7 @@ pub(crate) fn run(purpose: Purpose, way: Way<'_>) -> u8 {
             launching.land(&mut transcript)?;
             Ok(Some(launching.launched()))
         }
-        Outcome::Explained | Outcome::NeedsLauncher(_) => Ok(None),
+        Outcome::Explained | Outcome::ToKeep { .. } | Outcome::NeedsLauncher(_) => Ok(None),
     });
     match landed {
         Ok(Some(launched)) => observe(&mut transcript, launched),
@@ -117,6 +119,13 @@ pub(crate) enum Outcome {
     Launching(Launching),
     /// It was explained, and not made.
     Explained,
+    /// It could be made; this is what is known of it.
+    ToKeep {
+        /// The plan.
+        plan: Rc<LaunchPlan>,
+        /// What it is lowered to, where that may be used again.
+        lowering: Option<KeptLowering>,
+    },
     /// It was not made [here](Way::Here), for this reason, and this process is as it was.
     NeedsLauncher(String),
 }
@@ -140,21 +149,10 @@ pub(crate) fn launch<W: Channel>(
     // 3. The plan.
     let stage = info_span!("plan").entered();
     let Channels { plan, ends, slots: handed, stdio } = wiring::channels(way)?;
-    let bytes = match plan {
-        // Nobody but its one thread can change it.
-        Source::Memory(bytes) => Cow::Borrowed(bytes),
-        Source::Fd(plan) => {
-            let seals = wiring::seals(plan);
-            if seals.is_none() {
-                resident::refuse_to_block(way)?;
-                tell_so_far(transcript, way)?;
-            }
-            Cow::Owned(wiring::read_plan(plan, seals)?)
-        }
-    };
-    let kept = match way {
-        Way::Resident { kept, .. } => Some(kept),
-        _ => None,
+    let (kept, again) = match (way, plan) {
+        (Way::Resident { kept, .. }, Source::Kept(launch)) => (Some(kept), Some(launch)),
+        (Way::Resident { kept, .. }, _) => (Some(kept), None),
+        _ => (None, None),
     };
     let verify = |bytes: &[u8]| {
         let plan = LaunchPlan::decode(bytes).map_err(|error| invalid(&error))?;
@@ -165,9 +163,22 @@ pub(crate) fn launch<W: Channel>(
             .map_err(|error| Stop::refuse(RefusalReason::IdentityMismatch, error.to_string()))?;
         Ok(plan)
     };
-    let plan = match kept {
-        Some(kept) => kept.plan(bytes.into_owned(), verify)?,
-        None => Rc::new(verify(&bytes)?),
+    let plan = match plan {
+        // Nobody but its one thread can change it.
+        Source::Memory(bytes) => Rc::new(verify(bytes)?),
+        Source::Kept(launch) => Rc::clone(&launch.plan),
+        Source::Fd(plan) => {
+            let seals = wiring::seals(plan);
+            if seals.is_none() {
+                resident::refuse_to_block(way)?;
+                tell_so_far(transcript, way)?;
+            }
+            let bytes = wiring::read_plan(plan, seals)?;
+            match kept {
+                Some(kept) => kept.plan(bytes, verify)?,
+                None => Rc::new(verify(&bytes)?),
+            }
+        }
     };
     let body = plan.body();
     transcript.state(LauncherState::IdentityVerified);
@@ -190,21 +201,32 @@ pub(crate) fn launch<W: Channel>(
 
     // 7. Every declared fd is there and is what it is declared as.
     let stage = info_span!("handles").entered();
-    let slots = table.slots().iter().map(|slot| open_slot(*slot, &handed));
-    let slots = slots.collect::<Result<Vec<_>, Stop>>()?;
+    let slots = if let Some(launch) = again {
+        // What an fd is, and how it was opened, stays as it was seen to be.
+        launch.slots(table)
+    } else {
+        let slots = table.slots().iter().map(|slot| open_slot(*slot, &handed));
+        slots.collect::<Result<_, Stop>>()?
+    };
     transcript.state(LauncherState::HandlesVerified);
     drop(stage);
 
     // 8. Every mechanism is lowered. From here on each has done all that can fail for a reason.
     let stage = info_span!("lower").entered();
-    let mut lowering = Lowering::new(&body.target, &slots).within(&schedule);
+    let lowered = again.and_then(|launch| launch.lowering.as_ref());
+    let lowering = match lowered {
+        Some(lowered) => Lowering::of_kept(lowered, &body.target, &slots),
+        None => Lowering::new(&body.target, &slots),
+    };
+    let mut lowering = lowering.within(&schedule);
     if matches!(way, Way::Resident { .. }) {
         lowering = lowering.by_shared_launcher();
     }
     if let Some(ends) = &ends {
         lowering.keep_borrowed(&ends.error);
     }
-    for (index, it) in schedule.entries().iter().enumerate() {
+    let to_lower = if lowered.is_some() { &[][..] } else { schedule.entries() };
+    for (index, it) in to_lower.iter().enumerate() {
         lowering.set_owner(Owner::Entry(index));
         it.mechanism
             .lower(&it.entry.params, &mut lowering)
@@ -222,6 +244,10 @@ pub(crate) fn launch<W: Channel>(
 
     // 10. No mechanism lacks another that makes it safe.
     schedule.check_requirements()?;
+    if purpose == Purpose::Keep {
+        let lowering = lowering.keep_lowering();
+        return Ok(Outcome::ToKeep { plan: Rc::clone(&plan), lowering });
+    }
 
     // 11. Everything that the child needs is built now; after this nothing is allocated for it.
     let in_place = match in_place::decide(way, &plan, &schedule, &lowering)? {
@@ -309,6 +335,9 @@ pub(crate) fn launch<W: Channel>(
     }
     if ahead {
         transcript.note("child=spare");
+    }
+    if again.is_some() {
+        transcript.note("launch=kept");
     }
     let noted = |time| notes.iter().filter(move |(when, ..)| *when == time);
     noted(NoteTime::Created).for_each(|(_, _, text)| transcript.note(text));

@@ -101,7 +101,7 @@ impl Here<'_> {
             });
         match launched {
             Ok(Outcome::NeedsLauncher(why)) => return NotHere::NeedsLauncher(why),
-            Ok(Outcome::Launching(_) | Outcome::Explained) => {}
+            Ok(Outcome::Launching(_) | Outcome::Explained | Outcome::ToKeep { .. }) => {}
             Err(stop) => coordinator::tell(&mut transcript, &stop),
         }
         NotHere::Stopped(std::mem::take(&mut transcript.channel_mut().text))

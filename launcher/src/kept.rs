@@ -1,9 +1,13 @@
 //! What a resident launcher keeps from one launch for others.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 use portcullis_core::Registry;
+use portcullis_core::descriptor::{DescriptorSlot, DescriptorTable};
+use portcullis_core::lowering::{KeptLowering, OpenSlot};
 use portcullis_core::mechanism::Stop;
 use portcullis_core::plan::LaunchPlan;
 use portcullis_core::registry::DuplicateId;
@@ -13,14 +17,37 @@ use crate::spare::Spares;
 /// How many plans are kept, and the longest of them in bytes.
 const PLANS: usize = 8;
 const LONGEST: usize = 16 << 10;
+/// How many launches are kept at the most.
+const LAUNCHES: usize = 64;
 
-/// The mechanisms, the plans that were verified last, and children made ahead.
+/// The mechanisms, the plans that were verified last, launches to be made again, and children made ahead.
 ///
 /// A plan is what its bytes are, so that of the same bytes nothing needs to be verified again.
 pub(crate) struct Kept {
     pub(crate) registry: Registry,
     plans: RefCell<Vec<(Vec<u8>, Rc<LaunchPlan>)>>,
+    launches: RefCell<BTreeMap<u32, Rc<KeptLaunch>>>,
     pub(crate) spares: Spares,
+}
+
+/// A launch that is made any number of times: nothing of it is looked at again that can't have changed.
+pub(crate) struct KeptLaunch {
+    /// The plan, verified.
+    pub(crate) plan: Rc<LaunchPlan>,
+    /// The fds of its slots, each seen to be what it is declared as.
+    pub(crate) slots: BTreeMap<u32, OwnedFd>,
+    /// What it is lowered to, where that may be used again.
+    pub(crate) lowering: Option<KeptLowering>,
+}
+
+impl KeptLaunch {
+    /// The slots of its table, in the plan's order.
+    pub(crate) fn slots(&self, table: DescriptorTable<'_>) -> Vec<OpenSlot<'_>> {
+        let open = |slot: DescriptorSlot| {
+            self.slots.get(&slot.slot_index).map(|fd| OpenSlot { slot, fd: fd.as_fd() })
+        };
+        table.slots().iter().copied().filter_map(open).collect()
+    }
 }
 
 impl Kept {
@@ -31,7 +58,44 @@ impl Kept {
     /// That of [`Registry::collect`].
     pub(crate) fn new(may_have_spares: bool) -> Result<Self, DuplicateId> {
         let registry = Registry::collect()?;
-        Ok(Self { registry, plans: RefCell::default(), spares: Spares::new(may_have_spares) })
+        let spares = Spares::new(may_have_spares);
+        Ok(Self { registry, plans: RefCell::default(), launches: RefCell::default(), spares })
+    }
+
+    /// Whether one more launch may be kept, by this number.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
+    pub(crate) fn may_keep(&self, number: u32) -> Result<(), String> {
+        let launches = self.launches.borrow();
+        if launches.contains_key(&number) {
+            return Err(format!("a launch is kept as {number} already"));
+        }
+        if launches.len() >= LAUNCHES {
+            return Err(format!("{LAUNCHES} launches are kept, and no more can be; forget one"));
+        }
+        Ok(())
+    }
+
+    /// Keeps a launch by a number that it [may](Self::may_keep) have.
+    pub(crate) fn keep(&self, number: u32, launch: KeptLaunch) {
+        self.launches.borrow_mut().insert(number, Rc::new(launch));
+    }
+
+    /// The launch that is kept by this number.
+    ///
+    /// # Errors
+    ///
+    /// That there is none.
+    pub(crate) fn launch(&self, number: u32) -> Result<Rc<KeptLaunch>, String> {
+        let launch = self.launches.borrow().get(&number).map(Rc::clone);
+        launch.ok_or_else(|| format!("no launch is kept as {number}"))
+    }
+
+    /// Keeps it no longer. Where it is on its way, its fds are open until that needs them no more.
+    pub(crate) fn forget(&self, number: u32) {
+        self.launches.borrow_mut().remove(&number);
     }
 
     /// The plan that these bytes are, which `verify` says where it has not been said lately.

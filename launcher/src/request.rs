@@ -4,29 +4,47 @@ use std::collections::BTreeMap;
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
 use std::vec;
 
 use portcullis_core::mechanism::Fault;
-use portcullis_core::message::{LaunchMessage, MAX_FDS, MAX_LEN};
+use portcullis_core::message::{Asks, LaunchMessage, MAX_FDS, MAX_LEN};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 
-/// A launch to make.
+use crate::kept::{Kept, KeptLaunch};
+
+/// A launch to make, or to keep.
 pub(crate) struct Request {
     /// The control channel's number.
     pub(crate) control: RawFd,
-    /// The plan.
-    pub(crate) plan: OwnedFd,
-    /// The workload's standard input, output and error.
-    pub(crate) stdio: [OwnedFd; 3],
+    /// What it is made of.
+    pub(crate) makings: Makings,
+    /// The workload's standard input, output and error; none of a launch that is to be kept.
+    pub(crate) stdio: Vec<OwnedFd>,
     /// The workload's working directory, where it is not the launcher's.
     pub(crate) directory: Option<OwnedFd>,
-    /// The fds of the slots. They had other numbers where they came from: here those are names.
-    pub(crate) slots: BTreeMap<u32, OwnedFd>,
     /// Whether it is noted how long the stages take.
     pub(crate) trace: bool,
     /// Whether nothing need be told before the workload's end.
     pub(crate) at_end: bool,
+}
+
+/// What a launch is made of.
+pub(crate) enum Makings {
+    /// What came with the message.
+    Handed(Handed),
+    /// What came with the message, to be kept by this number.
+    ToKeep(u32, Handed),
+    /// What was kept before.
+    Kept(Rc<KeptLaunch>),
+}
+
+/// A plan and what it names, as they came.
+pub(crate) struct Handed {
+    pub(crate) plan: OwnedFd,
+    /// The fds of the slots. They had other numbers where they came from: here those are names.
+    pub(crate) slots: BTreeMap<u32, OwnedFd>,
 }
 
 /// A message as it came.
@@ -70,12 +88,19 @@ impl Received {
         self.fds.next()
     }
 
+    /// The number of what is to be kept no longer, where that is what it asks: there is nothing to tell of it.
+    pub(crate) fn forgets(&self) -> Option<u32> {
+        let message =
+            (self.count == 0).then(|| LaunchMessage::decode(&self.bytes).ok()).flatten()?;
+        if let Asks::Forget(number) = message.asks { Some(number) } else { None }
+    }
+
     /// What is asked for on that control channel.
     ///
     /// # Errors
     ///
     /// A [`Fault`] that says what is wrong with the message.
-    pub(crate) fn request(mut self, control: RawFd) -> Result<Request, Fault> {
+    pub(crate) fn request(mut self, control: RawFd, kept: &Kept) -> Result<Request, Fault> {
         let fault = |what: String| Fault { what: format!("the message: {what}"), note: None };
         if self.whole.contains(ReturnFlags::TRUNC) {
             return Err(fault(format!("it is longer than {MAX_LEN} bytes")));
@@ -85,7 +110,7 @@ impl Received {
                 "some of its fds are lost, for this process may have no more (RLIMIT_NOFILE)";
             return Err(fault(what.into()));
         }
-        let LaunchMessage { trace, directory, at_end, slots } = {
+        let LaunchMessage { asks, trace, directory, at_end, slots } = {
             let message = LaunchMessage::decode(&self.bytes).map_err(|it| fault(it.to_string()))?;
             let (needed, found) = (message.fds(), self.count);
             if needed != found {
@@ -94,7 +119,11 @@ impl Received {
             message
         };
         let mut next = || self.fds.next().ok_or_else(|| fault("it has too few fds".into()));
-        let (plan, stdio) = (next()?, [next()?, next()?, next()?]);
+        let plan = if let Asks::Launch | Asks::Keep(_) = asks { Some(next()?) } else { None };
+        let stdio = match asks {
+            Asks::Launch | Asks::Kept(_) => vec![next()?, next()?, next()?],
+            Asks::Keep(_) | Asks::Forget(_) => Vec::new(),
+        };
         let directory = if directory { Some(next()?) } else { None };
         let mut named = BTreeMap::new();
         for slot in slots {
@@ -106,6 +135,16 @@ impl Received {
             })?;
             named.insert(slot, fd);
         }
-        Ok(Request { control, plan, stdio, directory, slots: named, trace, at_end })
+        let handed = plan.map(|plan| Handed { plan, slots: named });
+        let makings = match (asks, handed) {
+            (Asks::Keep(number), Some(handed)) => {
+                kept.may_keep(number).map_err(fault)?;
+                Makings::ToKeep(number, handed)
+            }
+            (Asks::Kept(number), _) => Makings::Kept(kept.launch(number).map_err(fault)?),
+            (_, Some(handed)) => Makings::Handed(handed),
+            (_, None) => return Err(fault("it has too few fds".into())),
+        };
+        Ok(Request { control, makings, stdio, directory, trace, at_end })
     }
 }

@@ -20,9 +20,9 @@ use rustix::thread::capabilities;
 
 use crate::coordinator::{self, Outcome, Purpose, Way};
 use crate::flight::{Flight, Happened};
-use crate::kept::Kept;
+use crate::kept::{Kept, KeptLaunch};
 use crate::outbox::Outbox;
-use crate::request::Received;
+use crate::request::{Handed, Makings, Received};
 use crate::{Arena, FAULTED, complain, process, sys, trace, wiring};
 
 /// After how long without any event a child is made ahead, which takes about as long: what comes meanwhile waits for
@@ -177,17 +177,25 @@ impl Resident {
             return Err(Errno::PIPE);
         }
         // Of a message without a channel there is nobody to tell.
-        let Some(control) = received.control() else { return Ok(()) };
+        let Some(control) = received.control() else {
+            received.forgets().into_iter().for_each(|number| self.kept.forget(number));
+            return Ok(());
+        };
         let number = control.as_raw_fd();
         let Ok(outbox) = Outbox::new(control) else { return Ok(()) };
         let mut transcript = TranscriptWriter::new(outbox);
         transcript.state(LauncherState::LauncherStarted);
-        let launched = received.request(number).map_err(Stop::Faulted).and_then(|request| {
+        let request = received.request(number, &self.kept).map_err(Stop::Faulted);
+        let launched = request.and_then(|request| {
             trace::set(request.trace);
             self.enter(request.directory.as_ref())?;
             let (kept, dumpable) = (&self.kept, self.dumpable);
             let way = Way::Resident { request: &request, kept, dumpable };
-            Ok((coordinator::launch(&mut transcript, Purpose::Launch, way)?, request))
+            let purpose = match request.makings {
+                Makings::ToKeep(..) => Purpose::Keep,
+                Makings::Handed(_) | Makings::Kept(_) => Purpose::Launch,
+            };
+            Ok((coordinator::launch(&mut transcript, purpose, way)?, request))
         });
         // A directory that is not left is left by the next launch.
         let _ = self.enter(None);
@@ -197,6 +205,13 @@ impl Resident {
                     !self.overlaps || self.dumpable.is_some() && launching.resets_dumpable();
                 let mut flight = Flight::of(transcript, launching, request);
                 (!alone || flight.land()).then_some(flight)
+            }
+            Ok((Outcome::ToKeep { plan, lowering }, request)) => {
+                if let Makings::ToKeep(number, Handed { slots, .. }) = request.makings {
+                    transcript.note(&format!("kept={number} lowered={}", lowering.is_some()));
+                    self.kept.keep(number, KeptLaunch { plan, slots, lowering });
+                }
+                Flight::none(transcript)
             }
             Ok((Outcome::Explained | Outcome::NeedsLauncher(_), _)) => Flight::none(transcript),
             Err(stop) => {

@@ -16,8 +16,9 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::coordinator::{self, Way};
 use crate::here::Here;
+use crate::kept::KeptLaunch;
 use crate::process::insist;
-use crate::request::Request;
+use crate::request::{Makings, Request};
 use crate::sys;
 
 const CONTROL: &str = "BVISOR_CONTROL_FD";
@@ -79,6 +80,8 @@ pub(crate) enum Source<'r> {
     Fd(BorrowedFd<'r>),
     /// This process's own memory.
     Memory(&'r [u8]),
+    /// A launch that was kept: it is verified.
+    Kept(&'r KeptLaunch),
 }
 
 /// The fds that a launch is told by.
@@ -158,14 +161,21 @@ fn own<'r>(here: &'r Here<'r>) -> Channels<'r> {
 }
 
 fn received(request: &Request) -> Result<Channels<'_>, Fault> {
-    // Other children on their way may have copies of the child's end, and must not be waited for.
-    let (error_read, error) = error_pipe(PipeFlags::NONBLOCK)?;
-    Ok(Channels {
-        plan: Source::Fd(request.plan.as_fd()),
-        ends: Some(Ends { error, error_read, control: request.control }),
-        slots: Slots::Received(&request.slots),
-        stdio: request.stdio.iter().map(AsRawFd::as_raw_fd).zip(0..).collect(),
-    })
+    let (plan, slots) = match &request.makings {
+        Makings::Handed(it) | Makings::ToKeep(_, it) => {
+            (Source::Fd(it.plan.as_fd()), Slots::Received(&it.slots))
+        }
+        Makings::Kept(launch) => (Source::Kept(launch), Slots::Received(&launch.slots)),
+    };
+    let ends = if matches!(request.makings, Makings::ToKeep(..)) {
+        None
+    } else {
+        // Other children on their way may have copies of the child's end, and must not be waited for.
+        let (error_read, error) = error_pipe(PipeFlags::NONBLOCK)?;
+        Some(Ends { error, error_read, control: request.control })
+    };
+    let stdio = request.stdio.iter().map(AsRawFd::as_raw_fd).zip(0..).collect();
+    Ok(Channels { plan, ends, slots, stdio })
 }
 
 fn inherited() -> Result<Channels<'static>, Fault> {

@@ -58,6 +58,7 @@ impl Mechanism for Scrub {
     fn lower(&self, params: &Params, launch: &mut Lowering<'_>) -> Result<(), Stop> {
         params.parse::<AmbientScrub>()?;
         launch.close_all_but_kept();
+        launch.reusable();
         Ok(())
     }
 

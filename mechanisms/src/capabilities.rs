@@ -301,7 +301,9 @@ impl Mechanism for Set {
         } else {
             Start::here(launch)?
         };
-        start.lead_to(wanted, wire.bits(), launch)
+        start.lead_to(wanted, wire.bits(), launch)?;
+        launch.reusable();
+        Ok(())
     }
 
     fn probe(&self, host: &dyn Host) -> Support {

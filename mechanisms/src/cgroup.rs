@@ -83,6 +83,7 @@ impl Mechanism for Enter {
             return Err(Stop::refuse(RefusalReason::HandleMismatch, detail));
         }
         launch.enter_cgroup(open.fd.as_raw_fd());
+        launch.reusable();
         launch.note(NoteTime::Created, "cgroup_placement=clone_into_cgroup");
         Ok(())
     }

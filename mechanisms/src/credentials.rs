@@ -174,6 +174,7 @@ impl Mechanism for Set {
         // To leave uid 0 clears it (capabilities(7), "Effect of user ID changes on capabilities"); a
         // launcher that has another uid, and ambient capabilities, would hand them on.
         launch.push(Op::clear_ambient_set());
+        launch.reusable();
         Ok(())
     }
 

@@ -90,6 +90,7 @@ impl Mechanism for Set {
         }
         // Not kept: by the time of the scrub the child is there.
         launch.push(Op::fchdir(open.fd.as_raw_fd()));
+        launch.reusable();
         Ok(())
     }
 

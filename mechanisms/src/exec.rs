@@ -200,6 +200,7 @@ impl Mechanism for Execveat {
         };
         let envp = target.envp.iter().map(variable);
         let (argv, envp) = (argv.collect::<Result<_, _>>()?, envp.collect::<Result<_, _>>()?);
+        let is_pinned = digest.is_some();
         let copy = digest.map(|digest| verified_copy(executable.fd, digest)).transpose()?;
         // Here and not in the child, whose seccomp filter is installed by then and may deny it.
         let (file, flags) = match &copy {
@@ -230,6 +231,10 @@ impl Mechanism for Execveat {
             Some(nonce) => exec.with_nonce(nonce),
             None => exec,
         });
+        // The copy of one that is pinned says nothing of whether the file itself may still be executed.
+        if !is_pinned {
+            launch.reusable();
+        }
         Ok(())
     }
 

@@ -66,6 +66,7 @@ impl Mechanism for Enter {
     fn lower(&self, params: &Params, launch: &mut Lowering<'_>) -> Result<(), Stop> {
         params.parse::<NetworkNamespace>()?;
         launch.enter_namespaces(u64::from(libc::CLONE_NEWNET.unsigned_abs()));
+        launch.reusable();
         launch.note(NoteTime::Released, "network_namespace=empty_netns child_isolated");
         Ok(())
     }

@@ -60,6 +60,7 @@ impl Mechanism for Set {
     fn lower(&self, params: &Params, launch: &mut Lowering<'_>) -> Result<(), Stop> {
         params.parse::<NoNewPrivs>()?;
         launch.push_once(Op::no_new_privs());
+        launch.reusable();
         Ok(())
     }
 

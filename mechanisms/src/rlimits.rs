@@ -314,6 +314,8 @@ impl Mechanism for Set {
             }
             launch.push(Op::prlimit(resource.kernels() as u32, limit.soft.raw(), limit.hard.raw()));
         }
+        // Hard limits that somebody lowers from outside are the kernel's to refuse then.
+        launch.reusable();
         Ok(())
     }
 

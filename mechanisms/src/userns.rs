@@ -347,6 +347,7 @@ impl Mechanism for Enter {
         let UserNamespace { uid, gid, .. } = wire;
         let note = format!("user_namespace=mapped child_uid{uid}_egid{gid}");
         launch.note(NoteTime::Released, note);
+        launch.reusable();
         Ok(())
     }
 

@@ -17,7 +17,7 @@ pub use host::{
     read_proc, send, shell_of, waiting_children, workloads, write_program,
 };
 pub use need::{Need, Test, cgroup2, python, run};
-pub use resident::{Asked, Resident};
+pub use resident::{Asked, Kept, Resident};
 pub use rustix::process::Signal;
 pub use terminal::terminal;
 

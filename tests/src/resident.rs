@@ -7,9 +7,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
 
 use command_fds::{CommandFdExt, FdMapping};
-use portcullis_core::message::{LaunchMessage, MAX_FDS};
+use portcullis_core::message::{Asks, LaunchMessage, MAX_FDS};
 use portcullis_core::state::LauncherState;
 use portcullis_core::transcript::Transcript;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -35,7 +36,16 @@ pub struct Asked {
     text: String,
     stdout: File,
     mark: PathBuf,
-    _folder: TempDir,
+    _folder: Rc<TempDir>,
+}
+
+/// A launch that it was asked to keep.
+pub struct Kept {
+    number: u32,
+    /// What it told of that.
+    pub told: Outcome,
+    mark: PathBuf,
+    folder: Rc<TempDir>,
 }
 
 impl Resident {
@@ -117,20 +127,83 @@ impl Resident {
         theirs: OwnedFd,
         at_end: bool,
     ) -> Asked {
-        let (stdout, end) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
-        let null = File::options().write(true).open("/dev/null").expect("/dev/null");
         let plan = host.plan_fd();
         let slots = host.fds.keys().copied().collect();
         let directory = host.directory.is_some();
-        let bytes = LaunchMessage { slots, at_end, directory, ..LaunchMessage::default() }.encode();
-        let mut fds = vec![theirs.as_fd(), plan.as_fd(), stdin.as_fd(), end.as_fd(), null.as_fd()];
-        fds.extend(host.directory.as_ref().map(AsFd::as_fd));
-        fds.extend(host.fds.values().map(AsFd::as_fd));
-        self.send(&bytes, &fds).expect("a resident launcher that takes messages");
+        let message = LaunchMessage { slots, at_end, directory, ..LaunchMessage::default() };
+        let slots = host.fds.values().map(AsFd::as_fd);
+        let directory = host.directory.as_ref().map(AsFd::as_fd);
+        let after: Vec<_> = directory.into_iter().chain(slots).collect();
+        let stdout = self.ask_for(&message, &[theirs.as_fd(), plan.as_fd()], stdin, &after);
         drop(theirs);
         let mark = host.folder().join("ran");
-        let (control, stdout) = (BufReader::new(control.into()), stdout.into());
-        Asked { control, text: String::new(), stdout, mark, _folder: host.into_folder() }
+        let control = BufReader::new(control.into());
+        Asked { control, text: String::new(), stdout, mark, _folder: host.into_folder().into() }
+    }
+
+    /// Sends the message of a launch, with the fds that come before and after those of its streams, and returns
+    /// what its workload will write.
+    fn ask_for(
+        &self,
+        message: &LaunchMessage,
+        before: &[BorrowedFd<'_>],
+        stdin: &OwnedFd,
+        after: &[BorrowedFd<'_>],
+    ) -> File {
+        let (stdout, end) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
+        let null = File::options().write(true).open("/dev/null").expect("/dev/null");
+        let streams = [stdin.as_fd(), end.as_fd(), null.as_fd()];
+        let fds = [before, &streams, after].concat();
+        self.send(&message.encode(), &fds).expect("a resident launcher that takes messages");
+        stdout.into()
+    }
+
+    /// Asks for a launch to be kept, and waits until it is, or is not.
+    pub fn keep(&self, number: u32, mut host: Host) -> Kept {
+        let (control, theirs) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
+        let plan = host.plan_fd();
+        let slots = host.fds.keys().copied().collect();
+        let message = LaunchMessage { asks: Asks::Keep(number), slots, ..LaunchMessage::default() };
+        let mut fds = vec![theirs.as_fd(), plan.as_fd()];
+        fds.extend(host.fds.values().map(AsFd::as_fd));
+        self.send(&message.encode(), &fds).expect("a resident launcher that takes messages");
+        drop(theirs);
+        let null = File::open("/dev/null").expect("/dev/null");
+        let mark = host.folder().join("ran");
+        let folder = Rc::new(host.into_folder());
+        let asked = Asked {
+            control: BufReader::new(control.into()),
+            text: String::new(),
+            stdout: null,
+            mark: mark.clone(),
+            _folder: Rc::clone(&folder),
+        };
+        Kept { number, told: asked.end(), mark, folder }
+    }
+
+    /// Asks for a launch that is kept, and returns the other end of the workload's standard input too.
+    pub fn ask_kept(&self, kept: &Kept) -> (Asked, File) {
+        let (control, theirs) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
+        let (stdin, end) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
+        let message = LaunchMessage { asks: Asks::Kept(kept.number), ..LaunchMessage::default() };
+        let stdout = self.ask_for(&message, &[theirs.as_fd()], &stdin, &[]);
+        drop(theirs);
+        let (control, text) = (BufReader::new(control.into()), String::new());
+        let (mark, folder) = (kept.mark.clone(), Rc::clone(&kept.folder));
+        (Asked { control, text, stdout, mark, _folder: folder }, end.into())
+    }
+
+    /// Makes a launch that is kept. It leaves its mark anew.
+    pub fn run_kept(&self, kept: &Kept) -> Outcome {
+        let _ = std::fs::remove_file(&kept.mark);
+        let (asked, _) = self.ask_kept(kept);
+        asked.end()
+    }
+
+    /// Asks for it to be kept no longer.
+    pub fn forget(&self, kept: &Kept) {
+        let message = LaunchMessage { asks: Asks::Forget(kept.number), ..LaunchMessage::default() };
+        self.send(&message.encode(), &[]).expect("a resident launcher that takes messages");
     }
 
     /// Makes a launch. What its status would be, were the launcher there for it alone, is what its last

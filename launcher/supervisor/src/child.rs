@@ -136,6 +136,18 @@ impl Child {
         }
     }
 
+    /// Waits until the launch, which is to be kept and not made, is.
+    pub(crate) fn kept(mut self, deadline: &Deadline) -> Result<(), Error> {
+        let terminal = self.control.read_to_terminal(deadline)?;
+        let is_kept = || self.transcript().notes().iter().any(|note| note.starts_with("kept="));
+        self.over = terminal.is_none() && is_kept();
+        match terminal {
+            Some(_) => Err(self.stopped()?),
+            None if self.over => Ok(()),
+            None => Err(self.launcher_ended()?),
+        }
+    }
+
     /// Waits for its program's end, and collects what it writes meanwhile. That it runs is to be told by
     /// `deadline`.
     pub(crate) fn output(mut self, deadline: &Deadline) -> Result<Output, Error> {

@@ -577,6 +577,7 @@ impl Command {
             setup_limit: self.setup_limit,
             trace: self.trace,
             die_with_parent: self.die_with_parent,
+            kept: None,
         })
     }
 

@@ -125,6 +125,13 @@ impl Plan<Vec<u8>> {
 }
 
 impl Plan {
+    /// The same plan, of the same attempt.
+    pub(crate) fn try_clone(&self) -> Result<Self, Error> {
+        let frame = self.frame.try_clone().map_err(Error::system("copying an fd"))?;
+        let (slots, left_out) = (Arc::clone(&self.slots), self.left_out.clone());
+        Ok(Plan { frame, body: self.body.clone(), slots, left_out })
+    }
+
     /// The plan of another attempt, with these arguments after the program's name.
     pub(crate) fn with_arguments(
         &self,

@@ -4,10 +4,11 @@ use std::io::{self, IoSlice, stderr, stdin, stdout};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::ExitStatus;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use portcullis_core::message::{LaunchMessage, MAX_FDS, OWN_FDS};
+use portcullis_core::message::{Asks, LaunchMessage, MAX_FDS};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
@@ -15,7 +16,7 @@ use rustix::net::{
     sendmsg, socketpair,
 };
 
-use crate::child::{Child, Launcher as LauncherOf, Output, lock};
+use crate::child::{Child, Launcher as LauncherOf, Output, Pipes, lock};
 use crate::control::{Control, Deadline};
 use crate::error::Error;
 use crate::launcher::Launcher;
@@ -57,8 +58,27 @@ const END: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Resident {
     /// Taken when this is dropped.
-    socket: Option<OwnedFd>,
+    socket: Option<Arc<OwnedFd>>,
     process: Arc<Mutex<Process>>,
+    /// How many launches it was asked to keep.
+    asked_to_keep: AtomicU32,
+}
+
+/// A launch that a resident launcher keeps, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct KeptBy {
+    socket: Weak<OwnedFd>,
+    number: u32,
+}
+
+impl Drop for KeptBy {
+    fn drop(&mut self) {
+        if let Some(socket) = self.socket.upgrade() {
+            let asks = Asks::Forget(self.number);
+            // One that can't be told is no more.
+            let _ = send(&socket, &LaunchMessage { asks, ..LaunchMessage::default() }, &[]);
+        }
+    }
 }
 
 impl Resident {
@@ -89,7 +109,54 @@ impl Resident {
             ..Placement::default()
         };
         let process = Process::new(place(launcher, &["--resident"], &with)?.pid());
-        Ok(Self { socket: Some(ours), process: Arc::new(Mutex::new(process)) })
+        Ok(Self {
+            socket: Some(Arc::new(ours)),
+            process: Arc::new(Mutex::new(process)),
+            asked_to_keep: AtomicU32::new(0),
+        })
+    }
+
+    /// Has the launcher keep all that a template is: each launch then is asked for by a number, its fds are sent
+    /// once, and what is verified, and lowered by mechanisms that allow it, is that once. Returns the template to
+    /// launch by. The launcher keeps it as long as that lives, up to 64 of them.
+    ///
+    /// It is an ordinary template elsewhere: with another resident launcher, without one, and
+    /// [with other arguments](Template::with_arguments), which make it another plan.
+    ///
+    /// ```
+    /// use portcullis::{Command, Resident};
+    ///
+    /// let resident = Resident::start()?;
+    /// let template = Command::new("true").read("/").exec("/").template()?;
+    /// let kept = resident.keep(&template)?;
+    /// for _ in 0..3 {
+    ///     assert!(resident.status(&kept)?.success());
+    /// }
+    /// # Ok::<(), portcullis::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] and [`Error::Faulted`] for what could not be launched, told now and not by its first
+    /// launch, or where the launcher keeps as many as it may; [`Error::LauncherEnded`] where it is no more;
+    /// [`Error::System`] for more fds than a message can carry, which is more than 250 roots and programs.
+    pub fn keep(&self, template: &Template) -> Result<Template, Error> {
+        let (control, theirs) = pipe()?;
+        let number = self.asked_to_keep.fetch_add(1, Ordering::Relaxed);
+        let slots = template.plan.slots.iter();
+        let mut fds = vec![theirs.as_fd(), template.plan.frame.as_fd()];
+        fds.extend(slots.clone().map(|(_, fd)| fd.as_fd()));
+        let slots = slots.map(|(slot, _)| slot.slot_index).collect();
+        let asks = Asks::Keep(number);
+        self.ask(&LaunchMessage { asks, slots, ..LaunchMessage::default() }, &fds)?;
+        drop(theirs);
+        let launcher = LauncherOf::Resident(Arc::clone(&self.process));
+        let left_out = template.plan.left_out.clone();
+        let asked = Child::new(launcher, Control::new(control), Pipes::default(), left_out);
+        let socket = self.socket.as_ref().map(Arc::downgrade).unwrap_or_default();
+        let kept = Arc::new(KeptBy { socket, number });
+        asked.kept(&Deadline::after(template.setup_limit))?;
+        template.kept_by(kept)
     }
 
     /// The pid of the launcher.
@@ -133,13 +200,17 @@ impl Resident {
         };
         let (input, output, error) = (stdin(), stdout(), stderr());
         let [input, output, error] = streams.or([input.as_fd(), output.as_fd(), error.as_fd()]);
-        let mut fds = vec![theirs.as_fd(), template.plan.frame.as_fd(), input, output, error];
+        let asks = self.kept(template).map_or(Asks::Launch, Asks::Kept);
+        let is_kept = asks != Asks::Launch;
+        let mut fds = vec![theirs.as_fd()];
+        fds.extend((!is_kept).then(|| template.plan.frame.as_fd()));
+        fds.extend([input, output, error]);
         fds.extend(template.directory.as_deref().or(here.as_ref()).map(AsFd::as_fd));
-        let slots = template.plan.slots.iter();
-        fds.extend(slots.clone().map(|(_, fd)| fd.as_fd()));
-        let slots = slots.map(|(slot, _)| slot.slot_index).collect();
+        let slots = if is_kept { &[][..] } else { &template.plan.slots };
+        fds.extend(slots.iter().map(|(_, fd)| fd.as_fd()));
+        let slots = slots.iter().map(|(slot, _)| slot.slot_index).collect();
         let (trace, at_end) = (template.trace, at_end && template.setup_limit >= PATIENCE);
-        self.ask(&LaunchMessage { trace, directory: true, at_end, slots }, &fds)?;
+        self.ask(&LaunchMessage { asks, trace, directory: true, at_end, slots }, &fds)?;
         let pipes = std::mem::take(&mut streams.pipes);
         // The launcher has its own copies: with ours open, no pipe would ever show its end.
         drop((theirs, streams));
@@ -179,28 +250,29 @@ impl Resident {
         child.output(&Deadline::after(template.setup_limit))
     }
 
+    /// The number that the launcher keeps this by.
+    fn kept(&self, template: &Template) -> Option<u32> {
+        let KeptBy { socket, number } = template.kept.as_deref()?;
+        let is_ours = self.socket.as_ref().is_some_and(|ours| socket.as_ptr() == Arc::as_ptr(ours));
+        is_ours.then_some(*number)
+    }
+
     /// Sends a message, which no other thread's can come between.
     fn ask(&self, message: &LaunchMessage, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
         let what = "asking a resident launcher";
         if fds.len() > MAX_FDS {
-            let (found, most) = (message.slots.len(), MAX_FDS - OWN_FDS - 1);
+            let found = message.slots.len();
+            let most = MAX_FDS - (fds.len() - found);
             let source = io::Error::other(format!(
                 "a message carries the fds of {most} slots at the most, and this plan has {found}; it \
                  can be launched by a launcher of its own"
             ));
             return Err(Error::System { what, source });
         }
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        ancillary.push(SendAncillaryMessage::ScmRights(fds));
-        let bytes = message.encode();
         let socket =
             self.socket.as_ref().ok_or(Error::System { what, source: Errno::PIPE.into() })?;
-        let sent = retry_on_intr(|| {
-            sendmsg(socket, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL)
-        });
-        match sent {
-            Ok(_) => Ok(()),
+        match send(socket, message, fds) {
+            Ok(()) => Ok(()),
             Err(Errno::PIPE | Errno::CONNRESET) => {
                 let mut process = lock(&self.process);
                 process.kill_after(END);
@@ -210,6 +282,17 @@ impl Resident {
             Err(errno) => Err(Error::System { what, source: errno.into() }),
         }
     }
+}
+
+fn send(socket: &OwnedFd, message: &LaunchMessage, fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() {
+        ancillary.push(SendAncillaryMessage::ScmRights(fds));
+    }
+    let bytes = message.encode();
+    let bytes = [IoSlice::new(&bytes)];
+    retry_on_intr(|| sendmsg(socket, &bytes, &mut ancillary, SendFlags::NOSIGNAL)).map(drop)
 }
 
 impl Drop for Resident {

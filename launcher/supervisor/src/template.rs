@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::launcher::{Launcher, ask};
 use crate::plan::Plan;
 use crate::process::Process;
-use crate::resident::Resident;
+use crate::resident::{KeptBy, Resident};
 use crate::spawn::{Placement, pipe, place};
 use crate::stdio::{Stdio, Streams};
 
@@ -42,6 +42,8 @@ pub struct Template {
     pub(crate) setup_limit: Duration,
     pub(crate) trace: bool,
     pub(crate) die_with_parent: bool,
+    /// By whom it is [kept](Resident::keep).
+    pub(crate) kept: Option<Arc<KeptBy>>,
 }
 
 impl Template {
@@ -102,6 +104,19 @@ impl Template {
             launcher: self.launcher.clone(),
             directory: self.directory.clone(),
             through: self.through.clone(),
+            kept: None,
+            ..*self
+        })
+    }
+
+    /// The same, kept by a resident launcher.
+    pub(crate) fn kept_by(&self, kept: Arc<KeptBy>) -> Result<Self, Error> {
+        Ok(Self {
+            plan: self.plan.try_clone()?,
+            launcher: self.launcher.clone(),
+            directory: self.directory.clone(),
+            through: self.through.clone(),
+            kept: Some(kept),
             ..*self
         })
     }

@@ -265,7 +265,10 @@ impl Mechanism for Apply {
                 format!("{layers} layers are scheduled, and the kernel stacks {MOST_LAYERS}");
             return Err(Stop::refuse(RefusalReason::PlanInvalid, detail));
         }
-        restrict(&wire, launch)
+        restrict(&wire, launch)?;
+        // A ruleset is copied into the domain of each process that restricts itself with it.
+        launch.reusable();
+        Ok(())
     }
 
     fn probe(&self, host: &dyn Host) -> Support {

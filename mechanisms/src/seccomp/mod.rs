@@ -175,6 +175,9 @@ impl Mechanism for Apply {
             let note = format!("seccomp=filter_installed default={default} mode=filter");
             launch.note(NoteTime::Created, note);
         }
+        if nonce.is_none() {
+            launch.reusable();
+        }
         Ok(())
     }
 
