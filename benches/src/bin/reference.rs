@@ -89,15 +89,15 @@ fn compared(workload: &Workload, folder: &Path, launcher: &str, rounds: &str) ->
 }
 
 /// What a resident launcher in C takes, beside a `posix_spawn`, in a run of its own.
-fn resident(workload: &Workload, folder: &Path, rounds: &str) -> [String; 3] {
+fn resident(workload: &Workload, folder: &Path, rounds: &str) -> [String; 4] {
     let told = Command::new(folder.join("resident")).arg(rounds).arg(&workload.program).output();
     let told = told.expect("the resident launcher in C");
     assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
     let medians = String::from_utf8(told.stdout).expect("text");
     let medians: Vec<f64> =
         medians.lines().map(|it| it.parse::<f64>().expect("a number") / 1000.0).collect();
-    let [floor, scrub, confined] = medians[..] else { panic!("three medians: {medians:?}") };
-    [microseconds(floor), beside(scrub, floor), beside(confined, floor)]
+    let [floor, scrub, confined, kept] = medians[..] else { panic!("four medians: {medians:?}") };
+    [microseconds(floor), beside(scrub, floor), beside(confined, floor), beside(kept, floor)]
 }
 
 fn write(file: &Path, contents: &[u8]) {
@@ -121,12 +121,13 @@ fn main() {
         let table = compared(&workload, folder, launcher, rounds);
         let _ = write!(text, "\n{table}");
     }
-    let columns = ["", floor::POSIX_SPAWN, "scrub and exec", "+ Landlock and seccomp"];
+    let columns =
+        ["", floor::POSIX_SPAWN, "scrub and exec", "+ Landlock and seccomp", "… the ruleset kept"];
     let mut table =
         Table::new("A resident launcher in C that verifies nothing".to_owned(), columns);
     for workload in [true_(), smallest()] {
-        let [floor, scrub, confined] = resident(&workload, folder, rounds);
-        table.row([workload.name.to_owned(), floor, scrub, confined]);
+        let medians = resident(&workload, folder, rounds);
+        table.row([workload.name.to_owned()].into_iter().chain(medians));
     }
     let _ = write!(text, "\n{table}");
     println!("{text}");

@@ -139,7 +139,7 @@ impl Resident {
     ///
     /// [`Error::Refused`] and [`Error::Faulted`] for what could not be launched, told now and not by its first
     /// launch, or where the launcher keeps as many as it may; [`Error::LauncherEnded`] where it is no more;
-    /// [`Error::System`] for more fds than a message can carry, which is more than 250 roots and programs.
+    /// [`Error::System`] for more fds than a message can carry, which is more than 251 roots and programs.
     pub fn keep(&self, template: &Template) -> Result<Template, Error> {
         let (control, theirs) = pipe()?;
         let number = self.asked_to_keep.fetch_add(1, Ordering::Relaxed);
