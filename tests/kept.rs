@@ -5,14 +5,16 @@ use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command as Unconfined, ExitCode};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use portcullis::mechanism::exec::FileDigest;
-use portcullis::{Child, Command, Error, Resident, Stdio, Template};
+use portcullis::{Child, Command, Error, Params, Resident, Stdio, Template};
 use portcullis_core::descriptor::{DescriptorKind, DescriptorRole};
 use portcullis_mechanisms as _;
 use portcullis_tests::{
-    Host, Kept, Need, Outcome, Resident as Raw, becomes, pid, read_proc, run, tests,
+    Host, Kept, Need, Outcome, Resident as Raw, Signal, becomes, pid, read_proc, run, send, tests,
     waiting_children, write_program,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
@@ -26,16 +28,24 @@ const SYS_RESOURCE: u64 = 1 << 24;
 /// How many launches are kept at the most.
 const MOST: u32 = 64;
 
+/// A word of a transcript, without what is each launch's own.
+fn plain(line: &str, word: &str) -> String {
+    // Between fewer fds there are fewer gaps to close.
+    let of_scrub = line.contains("linux.ambient.scrub.v1");
+    match word.split_once('=') {
+        Some((name @ ("child_pid" | "step"), _)) => format!("{name}=N"),
+        Some((name @ "calls", _)) if of_scrub => format!("{name}=N"),
+        _ => word.to_owned(),
+    }
+}
+
 /// What is told of a launch that any of its plan has in common.
 fn told(outcome: &Outcome) -> Vec<String> {
     let own = ["# launch=kept", "# child=spare"];
     let lines = outcome.text.lines().filter(|line| !own.contains(line));
-    let plain = |word: &str| match word.split_once('=') {
-        // Between fewer fds there are fewer gaps to close.
-        Some((name @ ("child_pid" | "step" | "calls"), _)) => format!("{name}=N"),
-        _ => word.to_owned(),
-    };
-    lines.map(|line| line.split(' ').map(plain).collect::<Vec<_>>().join(" ")).collect()
+    lines
+        .map(|line| line.split(' ').map(|word| plain(line, word)).collect::<Vec<_>>().join(" "))
+        .collect()
 }
 
 fn is_noted(outcome: &Outcome) -> bool {
@@ -63,7 +73,7 @@ fn is_not_kept(outcome: &Outcome, number: u32) {
 type Case = (&'static str, bool, fn(&mut Host));
 
 fn each_goes_as_one_that_is_not_kept() {
-    let cases: [Case; 10] = [
+    let cases: [Case; 13] = [
         ("good", true, |_| {}),
         ("files and calls", true, Host::files_and_calls),
         ("namespaces", true, Host::everything),
@@ -83,6 +93,21 @@ fn each_goes_as_one_that_is_not_kept() {
             write_program(&file, b"#!/no/such/interpreter\n");
             host.body.descriptor_table.clear();
             host.slot(Host::EXE, DescriptorRole::TargetExe, &file);
+        }),
+        ("two layers", true, |host| {
+            host.files_and_calls();
+            host.slot(31, DescriptorRole::WriteRoot, "/");
+            let rule = json!({"slot": 31, "access": ["read", "exec", "write"]});
+            host.schedule("linux.landlock.apply.v1", &json!({"abi": 3, "rules": [rule]}));
+        }),
+        ("another user", true, |host| {
+            host.script("id -u; id -g");
+            host.schedule("linux.userns.enter.v1", &json!({"uid": 7, "gid": 8}));
+        }),
+        ("without capabilities", true, |host| {
+            host.script("grep Cap /proc/self/status");
+            host.schedule("linux.userns.enter.v1", &());
+            host.schedule("linux.capabilities.set.v1", &());
         }),
         ("with a filter that knows its exec", false, |host| {
             host.schedule("linux.seccomp.apply.v1", &json!({"profile": "compute"}));
@@ -310,8 +335,15 @@ fn its_fds_are_its_own_alone() {
             resident.keep(number, host)
         })
         .collect();
-    let confined = resident.run_kept(&kept[4]);
-    assert_eq!(confined.stdout, alone.stdout);
+    for turn in 0..4 {
+        if turn > 0 {
+            assert!(becomes(|| !waiting_children(resident.id()).is_empty()));
+        }
+        let confined = resident.run_kept(&kept[4]);
+        assert_eq!(confined.stdout, alone.stdout);
+        // Also of a child that had the launcher's at first.
+        assert_eq!(confined.transcript().value("child"), (turn > 0).then_some("spare"));
+    }
     assert_eq!(resident.run(host()).stdout, alone.stdout);
     assert_eq!(lines(&resident.run_kept(&script)), of_script);
 }
@@ -325,6 +357,79 @@ fn waiting() -> (Raw, Kept) {
     let kept = resident.keep(5, host);
     assert!(!is_lowered(&kept));
     (resident, kept)
+}
+
+fn what_is_to_be_undone_is_undone_each_time() {
+    let folder = TempDir::new().unwrap();
+    let ended = folder.path().join("ended");
+    let mut command = Unconfined::new(TEST_LAUNCHER);
+    command.env("TEST_LAUNCHER_END", &ended);
+    let resident = Raw::of(command, None);
+    let mut host = Host::default();
+    host.foreign(TEST_LAUNCHER, "test.end.mark.v1");
+    let kept = resident.keep(1, host);
+    assert!(!is_lowered(&kept));
+    fs::remove_file(&ended).unwrap();
+    for _ in 0..2 {
+        let outcome = resident.run_kept(&kept);
+        outcome.succeeded();
+        assert_eq!(outcome.transcript().value("teardown"), Some("test.end.mark.v1"));
+        fs::remove_file(&ended).unwrap();
+    }
+}
+
+fn a_file_that_is_written_to_is_emptied_each_time() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("out");
+    let resident = Resident::start().unwrap();
+    let mut command = Command::new("/bin/echo");
+    command
+        .arg("hello")
+        .policy("linux.stdio.set.v1", Params::of(&json!({"stdout": file})).unwrap());
+    let template = command.template().unwrap();
+    let kept = resident.keep(&template).unwrap();
+    for template in [&template, &template, &kept, &kept] {
+        assert!(resident.status(template).unwrap().success());
+        assert_eq!(fs::read_to_string(&file).unwrap(), "hello\n");
+    }
+}
+
+fn what_is_dropped_waits_for_no_launcher() {
+    let resident = Resident::start().unwrap();
+    let template = Command::new("/bin/true").template().unwrap();
+    let kept: Vec<_> = (0..MOST).map(|_| resident.keep(&template).unwrap()).collect();
+    send(resident.id(), Signal::STOP);
+    assert!(becomes(|| read_proc(resident.id(), "stat").contains(") T ")));
+    // More than there is room for.
+    let mut hasty = Command::new("/bin/true");
+    let hasty = hasty.setup_limit(Duration::from_millis(1)).template().unwrap();
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                let _ = resident.keep(&hasty);
+            }
+        });
+        thread::sleep(Duration::from_millis(500));
+        let start = Instant::now();
+        drop(kept);
+        assert!(start.elapsed() < Duration::from_secs(5));
+        over.store(true, Ordering::Relaxed);
+        send(resident.id(), Signal::CONT);
+    });
+    // What had no room is said with what is asked next.
+    assert!(becomes(|| (0..MOST).map(|_| resident.keep(&template)).all(|kept| kept.is_ok())));
+}
+
+fn half_of_the_fds_are_for_launches() {
+    let resident = Raw::start();
+    let limits = Rlimit { current: Some(40), ..getrlimit(Resource::Nofile) };
+    prlimit(Some(pid(resident.id())), Resource::Nofile, limits).unwrap();
+    let kept: Vec<_> = (0..20).map(|number| resident.keep(number, Host::default())).collect();
+    assert!(is_lowered(&kept[5]));
+    kept[19].told.faulted("RLIMIT_NOFILE");
+    resident.run(Host::default()).succeeded();
+    resident.run_kept(&kept[5]).succeeded();
 }
 
 fn it_may_be_forgotten_while_it_is_on_its_way() {
@@ -403,7 +508,9 @@ fn a_template_is_kept_as_long_as_it_lives() {
     // The roots, the program, and the ruleset.
     assert_eq!(each, 4);
     more.extend((2..MOST).map(|_| resident.keep(&template).unwrap()));
+    let with_all = fds(&resident);
     let Err(Error::Faulted { .. }) = resident.keep(&template) else { panic!("kept") };
+    assert!(becomes(|| fds(&resident) == with_all));
     drop(more);
     assert!(becomes(|| fds(&resident) == with_one));
     assert!(resident.status(&one).unwrap().success());
@@ -444,6 +551,10 @@ fn main() -> ExitCode {
         what_may_be_executed_no_more_is_not: [],
         a_limit_that_was_lowered_meanwhile_is_the_kernels_to_refuse: [],
         its_fds_are_its_own_alone: [LANDLOCK, NETNS],
+        what_is_to_be_undone_is_undone_each_time: [],
+        a_file_that_is_written_to_is_emptied_each_time: [],
+        what_is_dropped_waits_for_no_launcher: [],
+        half_of_the_fds_are_for_launches: [],
         it_may_be_forgotten_while_it_is_on_its_way: [LANDLOCK],
         a_child_that_was_made_ahead_takes_it_too: [LANDLOCK, NETNS],
         launches_of_one_run_at_once_and_keep_to_their_own: [LANDLOCK],

@@ -206,6 +206,20 @@ fn one_that_does_not_run_holds_up_its_own_launch_alone() {
         freeze(&frozen, "0");
         drop(release);
     }
+    // Of a launch that was kept it has the fds that it needs, though that is kept no longer.
+    let kept = resident.keep(1, host(":"));
+    let spare = spare_of(resident.id());
+    frozen.enter(spare);
+    freeze(&frozen, "1");
+    let (waits, release) = resident.ask_kept(&kept);
+    resident.forget(&kept);
+    for number in 2..6 {
+        resident.keep(number, plain());
+    }
+    sleep(LONG);
+    freeze(&frozen, "0");
+    drop(release);
+    assert_eq!(said(&waits.end(), resident.id()).0, spare);
     // Nor does its launcher's end wait for it.
     let spare = spare_of(resident.id());
     frozen.enter(spare);

@@ -184,8 +184,9 @@ impl<'a> Lowering<'a> {
 
     /// Says that what this mechanism asks for may serve any number of launches, also at once, of the same plan
     /// with the same fds: it follows from those, from the rest of the plan, and from what stays as it is as long as
-    /// the launcher lives. (Where something else may come to forbid it, the kernel has to, in the child.) A
-    /// resident launcher then need not lower it anew for each.
+    /// the launcher lives. (Where something else may come to forbid it, the kernel has to, in the child.) The fds
+    /// that it [keeps](Self::keep) are then those of all these launches, and have to be close-on-exec. A resident
+    /// launcher need not lower it anew for each.
     pub fn reusable(&mut self) {
         self.made.reusable.push(self.owner);
     }

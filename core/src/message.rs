@@ -186,13 +186,13 @@ impl LaunchMessage {
             return Err(MessageError::Version { found });
         }
         let flags = u16::from_le_bytes(*flags);
-        let number = || rest.first_chunk().map(|it| u32::from_le_bytes(*it));
-        let number = || number().ok_or(length(HEADER_LEN + NUMBER_LEN));
-        let asks = match flags & (KEEP | KEPT | FORGET) {
-            0 => Asks::Launch,
-            KEEP => Asks::Keep(number()?),
-            KEPT => Asks::Kept(number()?),
-            FORGET => Asks::Forget(number()?),
+        let number = rest.first_chunk().map(|it| u32::from_le_bytes(*it));
+        // One that is missing is found when the length is.
+        let asks = match (flags & (KEEP | KEPT | FORGET), number.unwrap_or_default()) {
+            (0, _) => Asks::Launch,
+            (KEEP, number) => Asks::Keep(number),
+            (KEPT, number) => Asks::Kept(number),
+            (FORGET, number) => Asks::Forget(number),
             _ => return Err(MessageError::Flags { found: flags }),
         };
         let (own, numbered) = asks.parts();
@@ -283,6 +283,17 @@ mod tests {
                 matches!(flags(asks, more), Err(MessageError::Flags { .. })),
                 "{asks:?} {more}"
             );
+        }
+        let header = &LaunchMessage::default().encode()[..HEADER_LEN];
+        for (at, value, error) in [
+            (10, 8 + 64, MessageError::Flags { found: 72 }),
+            (12, 252, MessageError::Slots { found: 252, most: 251 }),
+            (12, 2, MessageError::Length { found: 16, needed: 28 }),
+        ] {
+            let mut bytes = header.to_vec();
+            bytes[10] = 8;
+            bytes[at] = value;
+            assert_eq!(LaunchMessage::decode(&bytes), Err(error));
         }
         for asks in [Asks::Kept(1), Asks::Forget(1)] {
             let message = LaunchMessage { asks, slots: vec![3], ..LaunchMessage::default() };

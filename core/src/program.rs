@@ -182,6 +182,13 @@ impl Op {
         Self::new("ftruncate", libc::SYS_ftruncate, args, Expect::Zero)
     }
 
+    /// `lseek(fd, 0, SEEK_SET)` of [lseek(2)](https://man7.org/linux/man-pages/man2/lseek.2.html): what is read or
+    /// written next is a file's begin.
+    pub fn rewind(fd: RawFd) -> Self {
+        let args = vec![Arg::Fd(fd), Arg::Int(0), int(libc::SEEK_SET)];
+        Self::new("lseek", libc::SYS_lseek, args, Expect::Zero)
+    }
+
     /// [fchdir(2)](https://man7.org/linux/man-pages/man2/chdir.2.html).
     pub fn fchdir(fd: RawFd) -> Self {
         Self::new("fchdir", libc::SYS_fchdir, vec![Arg::Fd(fd)], Expect::Zero)

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 
 use portcullis_core::Registry;
@@ -11,6 +11,7 @@ use portcullis_core::lowering::{KeptLowering, OpenSlot};
 use portcullis_core::mechanism::Stop;
 use portcullis_core::plan::LaunchPlan;
 use portcullis_core::registry::DuplicateId;
+use rustix::process::{Resource, getrlimit};
 
 use crate::spare::Spares;
 
@@ -62,12 +63,25 @@ impl Kept {
         Ok(Self { registry, plans: RefCell::default(), launches: RefCell::default(), spares })
     }
 
-    /// Whether one more launch may be kept, by this number.
+    /// Whether one more launch may be kept, by this number and with these fds.
     ///
     /// # Errors
     ///
     /// Why not.
-    pub(crate) fn may_keep(&self, number: u32) -> Result<(), String> {
+    pub(crate) fn may_keep<'fd>(
+        &self,
+        number: u32,
+        fds: impl Iterator<Item = &'fd OwnedFd>,
+    ) -> Result<(), String> {
+        // The kernel gives the lowest number that is free, so that the highest says how many are taken.
+        let highest = fds.map(AsRawFd::as_raw_fd).max().and_then(|fd| u64::try_from(fd).ok());
+        let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        if highest.is_some_and(|highest| highest >= most / 2) {
+            return Err(format!(
+                "half of the fds that this process may have ({most}, RLIMIT_NOFILE) are for launches that \
+                 are made, and it has no more for one that is kept; forget one"
+            ));
+        }
         let launches = self.launches.borrow();
         if launches.contains_key(&number) {
             return Err(format!("a launch is kept as {number} already"));

@@ -138,7 +138,7 @@ impl Received {
         let handed = plan.map(|plan| Handed { plan, slots: named });
         let makings = match (asks, handed) {
             (Asks::Keep(number), Some(handed)) => {
-                kept.may_keep(number).map_err(fault)?;
+                kept.may_keep(number, handed.slots.values()).map_err(fault)?;
                 Makings::ToKeep(number, handed)
             }
             (Asks::Kept(number), _) => Makings::Kept(kept.launch(number).map_err(fault)?),

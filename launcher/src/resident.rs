@@ -207,7 +207,9 @@ impl Resident {
                 (!alone || flight.land()).then_some(flight)
             }
             Ok((Outcome::ToKeep { plan, lowering }, request)) => {
-                if let Makings::ToKeep(number, Handed { slots, .. }) = request.makings {
+                if let Makings::ToKeep(number, Handed { plan: frame, slots }) = request.makings {
+                    // Who is told that it is kept finds nothing else of it here.
+                    drop(frame);
                     transcript.note(&format!("kept={number} lowered={}", lowering.is_some()));
                     self.kept.keep(number, KeptLaunch { plan, slots, lowering });
                 }

@@ -148,6 +148,8 @@ impl Mechanism for Set {
             let regular = |open: &OpenSlot<'_>| open.slot.expected.kind == DescriptorKind::Regular;
             if truncate && launch.slots(*role).any(|open| regular(&open)) {
                 launch.push(Op::ftruncate(*number, 0));
+                // Another launch of the same open file may have written before.
+                launch.push(Op::rewind(*number));
             }
         }
         Ok(())

@@ -110,8 +110,8 @@ impl Launcher {
 }
 
 /// What a mutex guards. Nothing that is done under it leaves it half done.
-pub(crate) fn lock(process: &Mutex<Process>) -> MutexGuard<'_, Process> {
-    process.lock().unwrap_or_else(PoisonError::into_inner)
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Child {

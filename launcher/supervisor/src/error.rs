@@ -101,8 +101,9 @@ pub enum Error {
         /// The last state that it told, if any.
         after: String,
     },
-    /// The launcher told nothing for longer than it was given. It, and the program, were killed.
-    #[error("the launcher was not done within {seconds} s, and was killed")]
+    /// The launcher told nothing for longer than it was given. The launch was given up: its program was killed, and
+    /// so was the launcher, unless it is a resident one.
+    #[error("the launcher was not done within {seconds} s, and the launch was given up")]
     TimedOut {
         /// What it was given.
         seconds: u64,

@@ -58,25 +58,32 @@ const END: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Resident {
     /// Taken when this is dropped.
-    socket: Option<Arc<OwnedFd>>,
+    socket: Option<Arc<Socket>>,
     process: Arc<Mutex<Process>>,
     /// How many launches it was asked to keep.
     asked_to_keep: AtomicU32,
 }
 
+/// Our end of the socket.
+#[derive(Debug)]
+struct Socket {
+    fd: OwnedFd,
+    /// What is to be kept no longer, and there was no room to say so.
+    to_forget: Mutex<Vec<u32>>,
+}
+
 /// A launch that a resident launcher keeps, until this is dropped.
 #[derive(Debug)]
 pub(crate) struct KeptBy {
-    socket: Weak<OwnedFd>,
+    socket: Weak<Socket>,
     number: u32,
 }
 
 impl Drop for KeptBy {
     fn drop(&mut self) {
         if let Some(socket) = self.socket.upgrade() {
-            let asks = Asks::Forget(self.number);
-            // One that can't be told is no more.
-            let _ = send(&socket, &LaunchMessage { asks, ..LaunchMessage::default() }, &[]);
+            lock(&socket.to_forget).push(self.number);
+            socket.forget();
         }
     }
 }
@@ -110,7 +117,7 @@ impl Resident {
         };
         let process = Process::new(place(launcher, &["--resident"], &with)?.pid());
         Ok(Self {
-            socket: Some(Arc::new(ours)),
+            socket: Some(Arc::new(Socket { fd: ours, to_forget: Mutex::default() })),
             process: Arc::new(Mutex::new(process)),
             asked_to_keep: AtomicU32::new(0),
         })
@@ -142,7 +149,12 @@ impl Resident {
     /// [`Error::System`] for more fds than a message can carry, which is more than 251 roots and programs.
     pub fn keep(&self, template: &Template) -> Result<Template, Error> {
         let (control, theirs) = pipe()?;
-        let number = self.asked_to_keep.fetch_add(1, Ordering::Relaxed);
+        let next = |number: u32| number.checked_add(1);
+        let number = self.asked_to_keep.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        let number = number.map_err(|_| Error::System {
+            what: "keeping a launch",
+            source: io::Error::other("a resident launcher keeps 2^32 in all; start another"),
+        })?;
         let slots = template.plan.slots.iter();
         let mut fds = vec![theirs.as_fd(), template.plan.frame.as_fd()];
         fds.extend(slots.clone().map(|(_, fd)| fd.as_fd()));
@@ -271,7 +283,8 @@ impl Resident {
         }
         let socket =
             self.socket.as_ref().ok_or(Error::System { what, source: Errno::PIPE.into() })?;
-        match send(socket, message, fds) {
+        socket.forget();
+        match socket.send(message, fds, SendFlags::empty()) {
             Ok(()) => Ok(()),
             Err(Errno::PIPE | Errno::CONNRESET) => {
                 let mut process = lock(&self.process);
@@ -284,15 +297,35 @@ impl Resident {
     }
 }
 
-fn send(socket: &OwnedFd, message: &LaunchMessage, fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !fds.is_empty() {
-        ancillary.push(SendAncillaryMessage::ScmRights(fds));
+impl Socket {
+    fn send(
+        &self,
+        message: &LaunchMessage,
+        fds: &[BorrowedFd<'_>],
+        flags: SendFlags,
+    ) -> Result<(), Errno> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() {
+            ancillary.push(SendAncillaryMessage::ScmRights(fds));
+        }
+        let bytes = message.encode();
+        let (bytes, flags) = ([IoSlice::new(&bytes)], flags | SendFlags::NOSIGNAL);
+        retry_on_intr(|| sendmsg(&self.fd, &bytes, &mut ancillary, flags)).map(drop)
     }
-    let bytes = message.encode();
-    let bytes = [IoSlice::new(&bytes)];
-    retry_on_intr(|| sendmsg(socket, &bytes, &mut ancillary, SendFlags::NOSIGNAL)).map(drop)
+
+    /// Says what is to be kept no longer, where there is room to say so without waiting: whoever drops a template
+    /// waits for nobody.
+    fn forget(&self) {
+        let mut to_forget = lock(&self.to_forget);
+        while let Some(number) = to_forget.last() {
+            let message = LaunchMessage { asks: Asks::Forget(*number), ..LaunchMessage::default() };
+            if self.send(&message, &[], SendFlags::DONTWAIT) == Err(Errno::AGAIN) {
+                return;
+            }
+            to_forget.pop();
+        }
+    }
 }
 
 impl Drop for Resident {
