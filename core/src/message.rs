@@ -10,7 +10,7 @@ pub const MAX_FDS: usize = 253;
 /// How many fds come before the slots': the control channel, the plan, and standard input, output and
 /// error. A working directory is one more.
 pub const OWN_FDS: usize = 5;
-/// The most slots.
+/// The most slots of a launch that is not kept.
 pub const MAX_SLOTS: usize = MAX_FDS - OWN_FDS;
 /// The longest message.
 pub const MAX_LEN: usize = HEADER_LEN + NUMBER_LEN + 4 * (MAX_SLOTS + LAUNCH_ONLY);
