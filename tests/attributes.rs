@@ -19,7 +19,7 @@ use portcullis_core::descriptor::{
     DescriptorKind, DescriptorRole, DescriptorShape, DescriptorSlot,
 };
 use portcullis_core::mechanism::Policy;
-use portcullis_tests::{Host, Need, Signal, read_proc, run, send, tests};
+use portcullis_tests::{Host, Need, Signal, has_capability, read_proc, run, send, status, tests};
 use rustix::fs::{Mode, OFlags, open};
 use serde_json::json;
 use tempfile::TempDir;
@@ -87,13 +87,6 @@ fn limit(pid: u32, line: &str) -> [String; 2] {
     let rest = limits.lines().find_map(|found| found.strip_prefix(line)).unwrap();
     let mut words = rest.split_whitespace();
     [words.next().unwrap().to_owned(), words.next().unwrap().to_owned()]
-}
-
-/// A field of `/proc/PID/status`.
-fn status(pid: u32, field: &str) -> String {
-    let status = read_proc(pid, "status");
-    let found = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-    found.unwrap_or_else(|| panic!("{field} is not in {status}")).trim().to_owned()
 }
 
 /// A field of `/proc/PID/stat`, by its number in `proc_pid_stat(5)`.
@@ -178,11 +171,6 @@ fn higher() -> Option<(Resource, u64)> {
             Some((*resource, hard + 1))
         },
     )
-}
-
-fn has_capability(number: u32) -> bool {
-    let set = u64::from_str_radix(&status(std::process::id(), "CapEff"), 16).unwrap();
-    set >> number & 1 == 1
 }
 
 fn a_hard_limit_is_raised_by_who_may_and_refused_by_name_to_others() {

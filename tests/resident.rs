@@ -39,17 +39,10 @@ fn output(resident: &Resident, command: &Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What is told, but for the child's pid, and for which step of its program failed: a resident launcher's
-/// has more of them, which move what it received.
+/// What is told that would be of a launch by one shot. Of a resident launcher the program has more steps, which move
+/// what it received.
 fn told(outcome: &Outcome) -> Vec<String> {
-    let own = ["# way=resident", "# child=spare"];
-    let lines = outcome.text.lines().filter(|line| !own.contains(line));
-    let plain = |word: &str| match word.split_once('=') {
-        Some(("child_pid", pid)) if pid.parse::<u32>().is_ok() => "child_pid=PID".to_owned(),
-        Some(("step", step)) if step.parse::<u32>().is_ok() => "step=STEP".to_owned(),
-        _ => word.to_owned(),
-    };
-    lines.map(|line| line.split(' ').map(plain).collect::<Vec<_>>().join(" ")).collect()
+    outcome.told(&["# way=resident", "# child=spare"])
 }
 
 /// A way that a launch can go, by its name, and what makes a host go it.

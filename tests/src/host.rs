@@ -95,6 +95,19 @@ pub fn read_proc(pid: u32, file: &str) -> String {
     fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default()
 }
 
+/// A field of `/proc/PID/status`.
+pub fn status(pid: u32, field: &str) -> String {
+    let status = read_proc(pid, "status");
+    let found = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    found.unwrap_or_else(|| panic!("{field} is not in {status}")).trim().to_owned()
+}
+
+/// Whether this process has a capability, by its number, in its effective set.
+pub fn has_capability(number: u32) -> bool {
+    let set = u64::from_str_radix(&status(std::process::id(), "CapEff"), 16).expect("a set");
+    set >> number & 1 == 1
+}
+
 /// The children of a process, in the order in which it made them.
 pub fn children(pid: u32) -> Vec<u32> {
     let children = read_proc(pid, &format!("task/{pid}/children"));
@@ -192,6 +205,17 @@ impl Outcome {
     /// The transcript.
     pub fn transcript(&self) -> Transcript {
         Transcript::parse(self.text.as_bytes()).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// The lines of the transcript, but for these; for the child's pid; and for which step of its program failed.
+    pub fn told(&self, but: &[&str]) -> Vec<String> {
+        let plain = |word: &str| match word.split_once('=') {
+            Some(("child_pid", pid)) if pid.parse::<u32>().is_ok() => "child_pid=PID".to_owned(),
+            Some(("step", step)) if step.parse::<u32>().is_ok() => "step=STEP".to_owned(),
+            _ => word.to_owned(),
+        };
+        let lines = self.text.lines().filter(|line| !but.contains(line));
+        lines.map(|line| line.split(' ').map(plain).collect::<Vec<_>>().join(" ")).collect()
     }
 
     /// Asserts that the launch was refused by this name, with `part` in what is said of it.

@@ -13,8 +13,8 @@ mod terminal;
 
 pub use binary::portcullis;
 pub use host::{
-    Host, Outcome, VERSION_1_FRAMES, becomes, bystander, children, is_gone, launcher, pid,
-    read_proc, send, shell_of, waiting_children, workloads, write_program,
+    Host, Outcome, VERSION_1_FRAMES, becomes, bystander, children, has_capability, is_gone,
+    launcher, pid, read_proc, send, shell_of, status, waiting_children, workloads, write_program,
 };
 pub use need::{Need, Test, cgroup2, python, run};
 pub use resident::{Asked, Kept, Resident};

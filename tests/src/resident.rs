@@ -35,8 +35,7 @@ pub struct Asked {
     control: BufReader<File>,
     text: String,
     stdout: File,
-    mark: PathBuf,
-    _folder: Rc<TempDir>,
+    folder: Rc<TempDir>,
 }
 
 /// A launch that it was asked to keep.
@@ -44,7 +43,6 @@ pub struct Kept {
     number: u32,
     /// What it told of that.
     pub told: Outcome,
-    mark: PathBuf,
     folder: Rc<TempDir>,
 }
 
@@ -136,9 +134,7 @@ impl Resident {
         let after: Vec<_> = directory.into_iter().chain(slots).collect();
         let stdout = self.ask_for(&message, &[theirs.as_fd(), plan.as_fd()], stdin, &after);
         drop(theirs);
-        let mark = host.folder().join("ran");
-        let control = BufReader::new(control.into());
-        Asked { control, text: String::new(), stdout, mark, _folder: host.into_folder().into() }
+        Asked::new(control, stdout, host.into_folder().into())
     }
 
     /// Sends the message of a launch, with the fds that come before and after those of its streams, and returns
@@ -169,16 +165,9 @@ impl Resident {
         self.send(&message.encode(), &fds).expect("a resident launcher that takes messages");
         drop(theirs);
         let null = File::open("/dev/null").expect("/dev/null");
-        let mark = host.folder().join("ran");
         let folder = Rc::new(host.into_folder());
-        let asked = Asked {
-            control: BufReader::new(control.into()),
-            text: String::new(),
-            stdout: null,
-            mark: mark.clone(),
-            _folder: Rc::clone(&folder),
-        };
-        Kept { number, told: asked.end(), mark, folder }
+        let asked = Asked::new(control, null, Rc::clone(&folder));
+        Kept { number, told: asked.end(), folder }
     }
 
     /// Asks for a launch that is kept, and returns the other end of the workload's standard input too.
@@ -188,14 +177,12 @@ impl Resident {
         let message = LaunchMessage { asks: Asks::Kept(kept.number), ..LaunchMessage::default() };
         let stdout = self.ask_for(&message, &[theirs.as_fd()], &stdin, &[]);
         drop(theirs);
-        let (control, text) = (BufReader::new(control.into()), String::new());
-        let (mark, folder) = (kept.mark.clone(), Rc::clone(&kept.folder));
-        (Asked { control, text, stdout, mark, _folder: folder }, end.into())
+        (Asked::new(control, stdout, Rc::clone(&kept.folder)), end.into())
     }
 
     /// Makes a launch that is kept. It leaves its mark anew.
     pub fn run_kept(&self, kept: &Kept) -> Outcome {
-        let _ = std::fs::remove_file(&kept.mark);
+        let _ = std::fs::remove_file(mark(&kept.folder));
         let (asked, _) = self.ask_kept(kept);
         asked.end()
     }
@@ -232,7 +219,16 @@ impl Drop for Resident {
     }
 }
 
+/// What a workload that ran has left in a host's folder.
+fn mark(folder: &TempDir) -> PathBuf {
+    folder.path().join("ran")
+}
+
 impl Asked {
+    fn new(control: OwnedFd, stdout: File, folder: Rc<TempDir>) -> Self {
+        Self { control: BufReader::new(control.into()), text: String::new(), stdout, folder }
+    }
+
     /// Waits until the workload runs, and says which process it is.
     pub fn pid(&mut self) -> u32 {
         self.pid_once("ExecSucceeded")
@@ -278,6 +274,6 @@ impl Asked {
             LauncherState::SetupFaulted => 4,
             _ => 0,
         });
-        Outcome { status, text, stdout, stderr: String::new(), ran: self.mark.exists() }
+        Outcome { status, text, stdout, stderr: String::new(), ran: mark(&self.folder).exists() }
     }
 }

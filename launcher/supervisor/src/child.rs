@@ -138,12 +138,12 @@ impl Child {
 
     /// Waits until the launch, which is to be kept and not made, is.
     pub(crate) fn kept(mut self, deadline: &Deadline) -> Result<(), Error> {
-        let terminal = self.control.read_to_terminal(deadline)?;
-        let is_kept = || self.transcript().notes().iter().any(|note| note.starts_with("kept="));
-        self.over = terminal.is_none() && is_kept();
-        match terminal {
+        match self.control.read_to_terminal(deadline)? {
             Some(_) => Err(self.stopped()?),
-            None if self.over => Ok(()),
+            None if self.transcript().value("kept").is_some() => {
+                self.over = true;
+                Ok(())
+            }
             None => Err(self.launcher_ended()?),
         }
     }

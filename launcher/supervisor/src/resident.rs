@@ -162,9 +162,7 @@ impl Resident {
         let asks = Asks::Keep(number);
         self.ask(&LaunchMessage { asks, slots, ..LaunchMessage::default() }, &fds)?;
         drop(theirs);
-        let launcher = LauncherOf::Resident(Arc::clone(&self.process));
-        let left_out = template.plan.left_out.clone();
-        let asked = Child::new(launcher, Control::new(control), Pipes::default(), left_out);
+        let asked = self.asked(template, control, Pipes::default());
         let socket = self.socket.as_ref().map(Arc::downgrade).unwrap_or_default();
         let kept = Arc::new(KeptBy { socket, number });
         asked.kept(&Deadline::after(template.setup_limit))?;
@@ -226,9 +224,13 @@ impl Resident {
         let pipes = std::mem::take(&mut streams.pipes);
         // The launcher has its own copies: with ours open, no pipe would ever show its end.
         drop((theirs, streams));
+        Ok(self.asked(template, control, pipes))
+    }
+
+    /// What was asked for, to be told of by this control channel.
+    fn asked(&self, template: &Template, control: OwnedFd, pipes: Pipes) -> Child {
         let launcher = LauncherOf::Resident(Arc::clone(&self.process));
-        let (control, left_out) = (Control::new(control), template.plan.left_out.clone());
-        Ok(Child::new(launcher, control, pipes, left_out))
+        Child::new(launcher, Control::new(control), pipes, template.plan.left_out.clone())
     }
 
     /// Runs the program to its end.

@@ -99,26 +99,24 @@ impl Template {
         &self,
         arguments: impl IntoIterator<Item = S>,
     ) -> Result<Self, Error> {
-        Ok(Self {
-            plan: self.plan.with_arguments(arguments.into_iter().map(|it| it.as_ref().into()))?,
-            launcher: self.launcher.clone(),
-            directory: self.directory.clone(),
-            through: self.through.clone(),
-            kept: None,
-            ..*self
-        })
+        let arguments = arguments.into_iter().map(|it| it.as_ref().into());
+        Ok(self.with(self.plan.with_arguments(arguments)?, None))
     }
 
     /// The same, kept by a resident launcher.
     pub(crate) fn kept_by(&self, kept: Arc<KeptBy>) -> Result<Self, Error> {
-        Ok(Self {
-            plan: self.plan.try_clone()?,
+        Ok(self.with(self.plan.try_clone()?, Some(kept)))
+    }
+
+    fn with(&self, plan: Plan, kept: Option<Arc<KeptBy>>) -> Self {
+        Self {
+            plan,
+            kept,
             launcher: self.launcher.clone(),
             directory: self.directory.clone(),
             through: self.through.clone(),
-            kept: Some(kept),
             ..*self
-        })
+        }
     }
 
     /// Starts the launcher that this is made for, to be kept for any number of launches, of this and of
