@@ -61,6 +61,11 @@ pub struct Teardown(Vec<(Owner, Step)>);
 type Step = Box<dyn FnOnce() -> Result<(), String>>;
 
 impl Teardown {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Does it, and says of each step whose it was and how it went.
     pub fn run(&mut self) -> Vec<(Owner, Result<(), String>)> {
         self.0.drain(..).rev().map(|(owner, step)| (owner, step())).collect()

@@ -40,6 +40,17 @@ pub(crate) struct Flight {
     /// Fds that are of no more use, and are closed once something has been told, for until then somebody waits, or
     /// when another launch is to have its own.
     spent: Option<(Request, Option<OwnedFd>)>,
+    /// A workload that ended, of which there is nothing left to tell.
+    unreaped: Option<Unreaped>,
+}
+
+/// A child that has ended: dropped, it is reaped.
+struct Unreaped(Pid);
+
+impl Drop for Unreaped {
+    fn drop(&mut self) {
+        let _ = process::wait(self.0);
+    }
 }
 
 /// What happened to a flight.
@@ -103,13 +114,22 @@ impl Flight {
             (Some(now + SILENCE), launching.error.as_ref().map(|_| (now + FIRST_LOOK, FIRST_LOOK)));
         let (at_end, spent) = (request.at_end, Some((request, None)));
         let stage = Stage::Launching(launching);
-        Self { transcript, due, at_end, left: false, stage, look, spent }
+        Self { transcript, due, at_end, left: false, stage, look, spent, unreaped: None }
     }
 
     /// The flight of a launch without a child, unless all of it has been told.
     pub(crate) fn none(transcript: TranscriptWriter<Outbox>) -> Option<Self> {
         let (due, look, spent, stage) = (None, None, None, Stage::Done);
-        let mut flight = Self { transcript, due, at_end: false, left: false, stage, look, spent };
+        let mut flight = Self {
+            transcript,
+            due,
+            at_end: false,
+            left: false,
+            stage,
+            look,
+            spent,
+            unreaped: None,
+        };
         flight.go_on(Happened { room: true, ..Happened::default() }).then_some(flight)
     }
 
@@ -273,8 +293,13 @@ impl Flight {
             }
             Stage::Runs(workload) if workload.note_end(transcript, how) => Stage::Ended(workload),
             Stage::Ended(Workload { pid, end, .. }) => {
-                let _ = process::wait(pid);
-                end.tear_down(transcript);
+                let unreaped = Unreaped(pid);
+                if end.teardown.is_empty() {
+                    self.unreaped = Some(unreaped);
+                } else {
+                    drop(unreaped);
+                    end.tear_down(transcript);
+                }
                 Stage::Done
             }
             same @ (Stage::Runs(_) | Stage::Done) => same,
