@@ -24,6 +24,8 @@ impl Digest {
     pub const ZERO: Self = Self([0; 32]);
 
     /// The BLAKE3 digest of `bytes`.
+    // Inlined, the hasher's state would be part of its callers' frames, and so of those of most launches.
+    #[inline(never)]
     pub fn of(bytes: &[u8]) -> Self {
         Self(*blake3::hash(bytes).as_bytes())
     }
@@ -33,6 +35,7 @@ impl Digest {
     /// # Errors
     ///
     /// Those of `source`.
+    #[inline(never)]
     pub fn of_reader(mut source: impl Read) -> io::Result<Self> {
         let mut hasher = blake3::Hasher::new();
         let mut buffer = vec![0; 64 << 10];

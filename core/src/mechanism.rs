@@ -153,13 +153,18 @@ impl Declaration {
 
     /// An entry for this mechanism with these parameters.
     pub fn entry(&self, params: Params) -> LoweringEntry {
+        self.entry_with(params, self.digest())
+    }
+
+    /// The same, where the digest of this declaration is known.
+    pub(crate) fn entry_with(&self, params: Params, digest: Digest) -> LoweringEntry {
         LoweringEntry {
             id: self.id.to_owned(),
             version: self.version,
             phase_code: self.phase.code(),
             param_digest: params.digest(),
             params,
-            decl_digest: Some(self.digest()),
+            decl_digest: Some(digest),
             standing: Standing::Scheduled,
         }
     }

@@ -1,6 +1,7 @@
 //! Parameters: what a policy says of a mechanism, and what a plan carries to it.
 
 use std::cmp::Ordering;
+use std::sync::OnceLock;
 
 use ciborium::Value;
 use serde::Serialize;
@@ -25,15 +26,23 @@ pub(crate) const MAX_DEPTH: u32 = 16;
 /// let params = Params::of(&Umask { mask: 0o77 }).unwrap();
 /// assert_eq!(params.parse::<Umask>().unwrap(), Umask { mask: 0o77 });
 /// ```
-#[derive(Debug, Clone, PartialEq)]
-pub struct Params(
+#[derive(Debug, Clone)]
+pub struct Params {
     /// Always a map.
-    Value,
-);
+    map: Value,
+    /// Of its encoding, once somebody has asked.
+    digest: OnceLock<Digest>,
+}
+
+impl PartialEq for Params {
+    fn eq(&self, other: &Self) -> bool {
+        self.map == other.map
+    }
+}
 
 impl Default for Params {
     fn default() -> Self {
-        Self(Value::Map(Vec::new()))
+        Self::from_sorted(Vec::new())
     }
 }
 
@@ -61,11 +70,11 @@ impl Params {
     }
 
     pub(crate) fn from_sorted(entries: Vec<(Value, Value)>) -> Self {
-        Self(Value::Map(entries))
+        Self { map: Value::Map(entries), digest: OnceLock::new() }
     }
 
     fn entries(&self) -> &[(Value, Value)] {
-        self.0.as_map().map_or(&[], Vec::as_slice)
+        self.map.as_map().map_or(&[], Vec::as_slice)
     }
 
     /// These, with one field more.
@@ -83,7 +92,7 @@ impl Params {
     ///
     /// [`ParamsError`] says which field is missing, unknown or of another type.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, ParamsError> {
-        self.0.deserialized().map_err(|error| match error {
+        self.map.deserialized().map_err(|error| match error {
             ciborium::value::Error::Custom(text) => ParamsError(text),
         })
     }
@@ -95,7 +104,8 @@ impl Params {
 
     /// The digest of the encoding; all zeros where the map is empty, and so absent from the wire.
     pub fn digest(&self) -> Digest {
-        if self.is_empty() { Digest::ZERO } else { Digest::of(&encode(self)) }
+        let digest = || if self.is_empty() { Digest::ZERO } else { Digest::of(&encode(self)) };
+        *self.digest.get_or_init(digest)
     }
 }
 

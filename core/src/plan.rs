@@ -151,6 +151,23 @@ impl LaunchPlan {
         Ok(Self { version, body, lowering_digest, params_digests })
     }
 
+    /// The plan that a process makes for itself, of version 2. No bytes were between who says it and who does it, so
+    /// that `h_l` has nothing to differ from and is not looked at; the digests of entries' parameters are.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError::Wire`] for a body that breaks a limit.
+    pub fn own(mut body: LaunchBody) -> Result<Self, PlanError> {
+        check_limits(&body)?;
+        // As its encoding would have it.
+        for entry in &mut body.lowering {
+            entry.standing = Standing::Scheduled;
+            entry.decl_digest.get_or_insert(Digest::ZERO);
+        }
+        let params_digests = body.lowering.iter().map(|entry| entry.params.digest()).collect();
+        Ok(Self { version: v2::VERSION, lowering_digest: body.h_l, body, params_digests })
+    }
+
     /// Encodes a body and wraps it in a frame of version 2.
     ///
     /// # Errors

@@ -2,8 +2,9 @@
 
 use std::cell::OnceCell;
 
-use crate::Digest;
 use crate::mechanism::Mechanism;
+use crate::plan::LoweringEntry;
+use crate::{Digest, Params};
 
 /// What [`register!`](crate::register) leaves for [`Registry::collect`] to find.
 pub struct Registration {
@@ -130,6 +131,13 @@ impl Registry {
     /// The mechanism of this id.
     pub fn find(&self, id: &str) -> Option<&'static dyn Mechanism> {
         self.place(id).map(|place| self.0[place].mechanism)
+    }
+
+    /// An entry for the mechanism of this id with these parameters, if there is one.
+    pub fn entry(&self, id: &str, params: Params) -> Option<LoweringEntry> {
+        let place = self.place(id)?;
+        let declaration = self.mechanism_at(place).declaration();
+        Some(declaration.entry_with(params, self.digest_at(place)))
     }
 
     /// The place of the mechanism of this id among all.

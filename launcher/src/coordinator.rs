@@ -72,15 +72,7 @@ pub(crate) enum Way<'r> {
 pub(crate) fn run(purpose: Purpose, way: Way<'_>) -> u8 {
     trace::start();
     if purpose == Purpose::Explain {
-        let mut untold = TranscriptWriter::new(io::sink());
-        untold.state(LauncherState::LauncherStarted);
-        return match launch(&mut untold, purpose, way) {
-            Ok(_) => 0,
-            Err(stop) => {
-                complain(&stop);
-                status(&stop)
-            }
-        };
+        return explain(way);
     }
     // 1. The control channel, without which there is nobody to tell but standard error.
     let control = match wiring::control() {
@@ -111,6 +103,20 @@ pub(crate) fn run(purpose: Purpose, way: Way<'_>) -> u8 {
         Err(stop) => end(&mut transcript, &stop),
     }
     sys::exit(0)
+}
+
+/// Says what a launch would do. Not inlined, as its frame would be every launch's: a page of the stack.
+#[inline(never)]
+fn explain(way: Way<'_>) -> u8 {
+    let mut untold = TranscriptWriter::new(io::sink());
+    untold.state(LauncherState::LauncherStarted);
+    match launch(&mut untold, Purpose::Explain, way) {
+        Ok(_) => 0,
+        Err(stop) => {
+            complain(&stop);
+            status(&stop)
+        }
+    }
 }
 
 /// What a launch that did not stop came to, where this process is not the workload now.
@@ -154,18 +160,23 @@ pub(crate) fn launch<W: Channel>(
         (Way::Resident { kept, .. }, _) => (Some(kept), None),
         _ => (None, None),
     };
+    // 4. It is what it says it is.
+    let verify_identity = |plan: &LaunchPlan| {
+        let mismatch = RefusalReason::IdentityMismatch;
+        plan.verify_identity().map_err(|error| Stop::refuse(mismatch, error.to_string()))
+    };
     let verify = |bytes: &[u8]| {
         let plan = LaunchPlan::decode(bytes).map_err(|error| invalid(&error))?;
         resident::refuse_version_1(way, &plan)?;
-
-        // 4. It is what it says it is.
-        plan.verify_identity()
-            .map_err(|error| Stop::refuse(RefusalReason::IdentityMismatch, error.to_string()))?;
+        verify_identity(&plan)?;
         Ok(plan)
     };
     let plan = match plan {
         // Nobody but its one thread can change it.
-        Source::Memory(bytes) => Rc::new(verify(bytes)?),
+        Source::Own(plan) => {
+            verify_identity(plan)?;
+            Rc::clone(plan)
+        }
         Source::Kept(launch) => Rc::clone(&launch.plan),
         Source::Fd(plan) => {
             let seals = wiring::seals(plan);
@@ -189,9 +200,10 @@ pub(crate) fn launch<W: Channel>(
     let table = DescriptorTable::new(&body.descriptor_table).map_err(|error| invalid(&error))?;
 
     // 6. Every entry is a mechanism that is linked into this launcher, and one of them is the exec.
-    let registry = match kept {
-        Some(kept) => Cow::Borrowed(&kept.registry),
-        None => {
+    let registry = match (kept, way) {
+        (Some(kept), _) => Cow::Borrowed(&kept.registry),
+        (None, Way::Here(here)) => Cow::Borrowed(here.registry),
+        (None, _) => {
             Registry::collect().map(Cow::Owned).map_err(|error| Stop::fault(error.to_string()))?
         }
     };

@@ -6,10 +6,13 @@
 
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::rc::Rc;
 
 use portcullis_core::descriptor::DescriptorSlot;
 use portcullis_core::mechanism::Stop;
+use portcullis_core::plan::LaunchPlan;
 use portcullis_core::program::Op;
+use portcullis_core::registry::Registry;
 use portcullis_core::state::LauncherState;
 use portcullis_core::transcript::TranscriptWriter;
 use rustix::io::{FdFlags, fcntl_setfd};
@@ -21,8 +24,10 @@ use crate::wiring::Channel;
 
 /// What this process is to become.
 pub struct Here<'h> {
-    /// The plan's frame.
-    pub plan: &'h [u8],
+    /// The plan.
+    pub plan: Rc<LaunchPlan>,
+    /// The mechanisms of this process.
+    pub registry: &'h Registry,
     /// The fds of its slots, at whatever numbers they have here.
     pub slots: &'h [(DescriptorSlot, OwnedFd)],
     /// Fds, and at which of 0, 1 and 2 the workload is to have each, where it is not what this process has
@@ -30,6 +35,8 @@ pub struct Here<'h> {
     pub stdio: Vec<(RawFd, RawFd)>,
     /// The working directory, where it is not this process's.
     pub directory: Option<BorrowedFd<'h>>,
+    /// The signals that this process handles; `None` where the kernel is to be asked, once for each that there is.
+    pub handled: Option<&'h [i32]>,
     /// Is given the transcript of a launch that stopped when this process had been changed already, and says
     /// with which status it ends. All but writing may be forbidden by then, and fds but 0, 1 and 2 closed.
     pub failed: &'h dyn Fn(&[u8]) -> u8,
@@ -112,7 +119,9 @@ impl Here<'_> {
     pub(crate) fn prologue(&self) -> impl Iterator<Item = Op> {
         // Who inherits an ignored SIGCHLD can wait for no child; SIGPIPE is seen to in any case.
         let seen_to = [libc::SIGCHLD, libc::SIGPIPE];
-        let handled = sys::handled_signals().filter(move |signal| !seen_to.contains(signal));
+        let asked = self.handled.is_none().then(sys::handled_signals).into_iter().flatten();
+        let handled = self.handled.unwrap_or_default().iter().copied().chain(asked);
+        let handled = handled.filter(move |signal| !seen_to.contains(signal));
         let default = handled.chain([libc::SIGCHLD]).map(Op::default_action);
         default.chain(self.directory.iter().map(|fd| Op::fchdir(fd.as_raw_fd())))
     }

@@ -83,6 +83,8 @@ pub fn mechanisms() -> Result<String, String> {
 }
 
 /// Prints them.
+// Inlined, its frame would be that of every launcher.
+#[inline(never)]
 pub(crate) fn describe() -> u8 {
     match mechanisms() {
         Ok(text) => print(&text),

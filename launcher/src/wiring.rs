@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::env;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::rc::Rc;
 
 use portcullis_core::descriptor::{DescriptorRole, DescriptorSlot};
 use portcullis_core::frame::{HEADER_LEN, MAX_BODY_LEN};
 use portcullis_core::mechanism::{Fault, Stop};
+use portcullis_core::plan::LaunchPlan;
 use portcullis_core::state::RefusalReason;
 use rustix::fs::{OFlags, SealFlags, fcntl_get_seals, fcntl_getfl};
 use rustix::io::{Errno, FdFlags, fcntl_setfd, pread, read, retry_on_intr};
@@ -78,8 +80,8 @@ pub(crate) struct Channels<'r> {
 pub(crate) enum Source<'r> {
     /// An fd.
     Fd(BorrowedFd<'r>),
-    /// This process's own memory.
-    Memory(&'r [u8]),
+    /// This process, which made it for itself.
+    Own(&'r Rc<LaunchPlan>),
     /// A launch that was kept: it is verified.
     Kept(&'r KeptLaunch),
 }
@@ -153,7 +155,7 @@ pub(crate) fn channels(way: Way<'_>) -> Result<Channels<'_>, Fault> {
 
 fn own<'r>(here: &'r Here<'r>) -> Channels<'r> {
     Channels {
-        plan: Source::Memory(here.plan),
+        plan: Source::Own(&here.plan),
         ends: None,
         slots: Slots::Opened(here.slots),
         stdio: here.stdio.clone(),

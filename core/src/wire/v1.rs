@@ -90,6 +90,8 @@ struct WireSeccomp {
 }
 
 /// Decodes a body; with it comes the digest of its lowering's canonical encoding, which `h_l` must be.
+// Inlined, its frame would be that of every version.
+#[inline(never)]
 pub(crate) fn decode(bytes: &[u8]) -> Result<(LaunchBody, Digest), WireError> {
     let wire = decode_wire(bytes)?;
     let digest = Digest::of(&encode(&wire.lowering)?);

@@ -2,11 +2,11 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Component, Path};
 use std::process::{ExitCode, ExitStatus};
 
 use clap::Args;
@@ -15,6 +15,7 @@ use portcullis::mechanism::landlock::Access;
 use portcullis::mechanism::seccomp::Seccomp;
 use portcullis::mechanism::stdio;
 use portcullis::{Command, Error, OpenError, RefusalReason};
+use signal_hook::consts::{SIGBUS, SIGSEGV};
 
 use crate::doctor::cgroup_above;
 use crate::each_line::EachLine;
@@ -135,10 +136,13 @@ impl Run {
         let (program, arguments) = self.program.split_first().ok_or("no program is named")?;
         let mut command = Command::new(program);
         command.args(arguments).die_with_parent(true);
+        // Rust's runtime has handlers of these, to tell of a stack that overflows; nothing else has any until the
+        // program is left to a launcher.
+        command.handled_signals([SIGSEGV, SIGBUS]);
         let Options { read, read_only, exec, write, .. } = &self.options;
         let system = [read, read_only, exec, write].iter().all(|it| it.is_empty());
         if system {
-            for root in SYSTEM_ROOTS.iter().filter(|root| Path::new(root).exists()) {
+            for root in SYSTEM_ROOTS.iter().filter(|root| is_root(root)) {
                 command.read(root).exec(root);
             }
         }
@@ -288,6 +292,21 @@ impl Run {
             Error::Exec { .. } => NOT_EXECUTABLE,
             _ => OWN_FAILURE,
         }
+    }
+}
+
+/// Whether a system's root is there, and is more than another name for what is below /usr, which is granted anyway: a
+/// rule is about what a name leads to ([file-hierarchy(7)](https://man7.org/linux/man-pages/man7/file-hierarchy.7.html),
+/// COMPATIBILITY SYMLINKS).
+fn is_root(path: &str) -> bool {
+    match fs::read_link(path) {
+        Ok(target) => {
+            let target = Path::new("/").join(target);
+            let goes_up = target.components().any(|part| part == Component::ParentDir);
+            (goes_up || !target.starts_with("/usr")) && Path::new(path).exists()
+        }
+        // What is no link can't be read as one.
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
     }
 }
 

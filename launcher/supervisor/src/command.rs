@@ -22,7 +22,7 @@ use crate::confinement::{Confinement, Dropped};
 use crate::error::Error;
 use crate::here;
 use crate::launcher::Launcher;
-use crate::plan::{Draft, Maker, Plan, Request};
+use crate::plan::{Draft, Maker, Opened, Request};
 use crate::report::Way;
 use crate::stdio::Stdio;
 use crate::template::Template;
@@ -58,6 +58,7 @@ pub struct Command {
     setup_limit: Duration,
     trace: bool,
     die_with_parent: bool,
+    handled_signals: Option<Vec<i32>>,
     way: Way,
 }
 
@@ -85,6 +86,7 @@ impl Command {
             setup_limit: Duration::from_secs(30),
             trace: false,
             die_with_parent: false,
+            handled_signals: None,
             way: Way::InPlace,
         }
     }
@@ -459,6 +461,14 @@ impl Command {
         self
     }
 
+    /// Says which signals this process handles, by their numbers, for [`exec_here`](Self::exec_here): none of those
+    /// handlers is to run halfway. Unless it is said, the kernel is asked for each of 64 signals, some 10 µs. A
+    /// handler of another signal may then run in a process that is confined, and whose fds are closed.
+    pub fn handled_signals(&mut self, signals: impl IntoIterator<Item = i32>) -> &mut Self {
+        self.handled_signals = Some(signals.into_iter().collect());
+        self
+    }
+
     /// Starts the program, and returns when it runs.
     ///
     /// # Errors
@@ -535,8 +545,10 @@ impl Command {
                 let why = format!("{} is named as the one to use", path.display());
                 return Err(Error::NeedsLauncher { why });
             }
-            let plan = self.plan(Maker::ThisProcess)?;
-            here::become_it(&plan, self.open_directory()?.as_ref(), &self.stdio, &failed)
+            let opened = self.open(Maker::ThisProcess)?;
+            let directory = self.open_directory()?;
+            let handled = self.handled_signals.as_deref();
+            here::become_it(opened, directory.as_ref(), &self.stdio, handled, &failed)
         };
         match become_it() {
             Ok(never) => match never {},
@@ -544,7 +556,7 @@ impl Command {
         }
     }
 
-    fn plan(&self, maker: Maker<'_>) -> Result<Plan<Vec<u8>>, Error> {
+    fn open(&self, maker: Maker<'_>) -> Result<Opened, Error> {
         let name = self.name.clone().unwrap_or_else(|| (&self.program).into());
         let argv = [name].into_iter().chain(self.arguments.iter().cloned());
         let target =
@@ -566,13 +578,13 @@ impl Command {
     /// As [`spawn`](Self::spawn), but for what only a launch can show.
     pub fn template(&self) -> Result<Template, Error> {
         let launcher = Launcher::choose(self.launcher.as_deref())?;
-        let plan = self.plan(Maker::Launcher(&launcher))?;
+        let opened = self.open(Maker::Launcher(&launcher))?;
         let directory = self.open_directory()?;
         Ok(Template {
             launcher,
             through: self.through.clone(),
             arguments: self.launcher_arguments(),
-            plan: plan.seal()?,
+            plan: opened.seal()?,
             directory: directory.map(Arc::new),
             setup_limit: self.setup_limit,
             trace: self.trace,

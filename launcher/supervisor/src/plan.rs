@@ -51,11 +51,23 @@ pub(crate) struct Draft<'c> {
     pub(crate) preferred: &'c [String],
 }
 
+/// What a plan is of, and the fds that go with it.
+pub(crate) struct Opened {
+    /// What it says. What names it is set when it is [sealed](Self::seal).
+    pub(crate) body: LaunchBody,
+    /// The fds, each with its slot.
+    pub(crate) slots: Vec<(DescriptorSlot, OwnedFd)>,
+    /// What was preferred and is left out, and why.
+    pub(crate) left_out: Vec<Remark>,
+    /// The mechanisms that opened it.
+    pub(crate) registry: Registry,
+}
+
 /// A plan and the fds that go with it.
 #[derive(Debug)]
-pub(crate) struct Plan<Frame = OwnedFd> {
+pub(crate) struct Plan {
     /// The frame, sealed in a memfd.
-    pub(crate) frame: Frame,
+    pub(crate) frame: OwnedFd,
     /// What the frame says.
     body: LaunchBody,
     /// The fds, each with its slot.
@@ -114,13 +126,15 @@ impl Known<'_> {
     }
 }
 
-impl Plan<Vec<u8>> {
-    /// Seals the frame.
+impl Opened {
+    /// Names the plan, and seals it for a launcher.
     pub(crate) fn seal(self) -> Result<Plan, Error> {
-        let frame = sealed("plan", MemfdFlags::NOEXEC_SEAL, &self.frame)
-            .map_err(Error::system("sealing the plan in a memfd"))?;
-        let Self { body, slots, left_out, .. } = self;
-        Ok(Plan { frame, body, slots, left_out })
+        let Self { mut body, slots, left_out, .. } = self;
+        body.attempt_id = attempt()?;
+        body.h_l = lowering_digest(&body.lowering);
+        // What was asked for is all in the lowering; no other authority and no policy is named.
+        body.plan_id = body.h_l;
+        Ok(Plan { frame: frame(&body)?, body, slots: slots.into(), left_out })
     }
 }
 
@@ -140,15 +154,14 @@ impl Plan {
         let mut body = LaunchBody { attempt_id: attempt()?, ..self.body.clone() };
         body.target.argv.truncate(1);
         body.target.argv.extend(arguments);
-        let frame = LaunchPlan::encode(&body)?;
         let (slots, left_out) = (Arc::clone(&self.slots), self.left_out.clone());
-        Plan { frame, body, slots, left_out }.seal()
+        Ok(Plan { frame: frame(&body)?, body, slots, left_out })
     }
 }
 
 impl Draft<'_> {
-    /// Opens what the plan needs, and encodes it.
-    pub(crate) fn open(self, maker: Maker<'_>) -> Result<Plan<Vec<u8>>, Error> {
+    /// Opens what the plan needs.
+    pub(crate) fn open(self, maker: Maker<'_>) -> Result<Opened, Error> {
         let registry = Registry::collect()?;
         let mut known = Known { maker, mechanisms: None };
         // The exec first: that there is no such program is what a user wants to hear first.
@@ -172,20 +185,17 @@ impl Draft<'_> {
             lowering.push(entry(request, &registry, &mut known, &mut opening)?);
         }
         let (target, slots) = opening.finish();
-        let h_l = lowering_digest(&lowering);
         let body = LaunchBody {
-            attempt_id: attempt()?,
-            // What was asked for is all in the lowering; no other authority and no policy is named.
-            plan_id: h_l,
+            attempt_id: Digest::ZERO,
+            plan_id: Digest::ZERO,
             h_a: Digest::ZERO,
             h_p: Digest::ZERO,
-            h_l,
+            h_l: Digest::ZERO,
             lowering,
             descriptor_table: slots.iter().map(|(slot, _)| *slot).collect(),
             target,
         };
-        let frame = LaunchPlan::encode(&body)?;
-        Ok(Plan { frame, body, slots: slots.into(), left_out })
+        Ok(Opened { body, slots, left_out, registry })
     }
 }
 
@@ -195,16 +205,28 @@ fn entry(
     known: &mut Known<'_>,
     opening: &mut Opening,
 ) -> Result<LoweringEntry, Error> {
-    match request {
-        Request::Entry(entry) => Ok(entry),
-        Request::Policy(id, params) => match registry.find(&id) {
-            Some(mechanism) => Ok(mechanism.declaration().entry(mechanism.open(&params, opening)?)),
-            None => match known.find(&id)? {
-                Some(known) => known.entry(params),
-                None => Err(Error::UnknownMechanism { id }),
-            },
+    let (id, params) = match request {
+        Request::Entry(entry) => return Ok(entry),
+        Request::Policy(id, params) => (id, params),
+    };
+    let own = match registry.find(&id) {
+        Some(mechanism) => registry.entry(&id, mechanism.open(&params, opening)?),
+        None => None,
+    };
+    match own {
+        Some(entry) => Ok(entry),
+        None => match known.find(&id)? {
+            Some(known) => known.entry(params),
+            None => Err(Error::UnknownMechanism { id }),
         },
     }
+}
+
+/// The frame of a body, sealed in a memfd.
+fn frame(body: &LaunchBody) -> Result<OwnedFd, Error> {
+    let bytes = LaunchPlan::encode(body)?;
+    sealed("plan", MemfdFlags::NOEXEC_SEAL, &bytes)
+        .map_err(Error::system("sealing the plan in a memfd"))
 }
 
 /// A name for this attempt that no other has.
