@@ -674,6 +674,34 @@ fn the_runs_of_lines_end_with_portcullis() {
     assert_eq!(stdout.read_to_end(&mut Vec::new()).unwrap(), 0);
 }
 
+/// What has a handler when the program is executed has had one until then.
+fn no_handler_of_portcullis_is_there_when_what_confines_begins() {
+    let folder = TempDir::new().unwrap();
+    let log = folder.path().join("log");
+    let status = Command::new("strace")
+        .args(["-f", "-e", "trace=rt_sigaction,prctl,execve,execveat", "-o"])
+        .arg(&log)
+        .arg(portcullis())
+        .args(["run", "--", "/bin/true"])
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let log = fs::read_to_string(&log).unwrap();
+    let (before, _) = log.split_once("PR_SET_NO_NEW_PRIVS").unwrap();
+    let mut handled = std::collections::BTreeSet::new();
+    let mut ever = 0;
+    for call in before.lines().filter_map(|line| Some(line.split_once("rt_sigaction(")?.1)) {
+        let (signal, action) = call.split_once(", ").unwrap();
+        match action {
+            action if action.starts_with("NULL") => {}
+            action if action.starts_with("{sa_handler=SIG_") => _ = handled.remove(signal),
+            _ => ever += usize::from(handled.insert(signal)),
+        }
+    }
+    assert!(ever > 0, "{log}");
+    assert_eq!(handled, [].into(), "{log}");
+}
+
 fn main() -> ExitCode {
     const LANDLOCK: Need = Need::Mechanism("linux.landlock.apply.v1");
     const NETNS: Need = Need::Mechanism("linux.netns.enter.v1");
@@ -691,6 +719,7 @@ fn main() -> ExitCode {
         the_working_directory_can_be_set: [LANDLOCK],
         portcullis_becomes_the_program_unless_it_has_something_to_do_afterwards: [LANDLOCK],
         the_program_has_none_of_portcullis_own_signals_and_fds: [LANDLOCK],
+        no_handler_of_portcullis_is_there_when_what_confines_begins: [LANDLOCK, Need::Strace],
         signals_reach_the_workload: [LANDLOCK],
         a_parent_that_ignores_its_children_and_a_full_standard_error_change_no_status: [LANDLOCK],
         a_stop_and_a_continuation_reach_the_workload: [LANDLOCK],

@@ -56,6 +56,14 @@ fn what_a_process_can_not_do_by_itself_leaves_it_as_it_was() {
     }
 }
 
+fn an_entry_that_is_not_what_it_says_is_refused() {
+    let (_, output) = becomes("echo ran", "with a digest");
+    let complaint = text(&output.stderr);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(3), 0), "{complaint}");
+    assert!(complaint.contains("IdentityMismatch"), "{complaint}");
+    assert!(complaint.contains("param_digest of linux.userns.enter.v1"), "{complaint}");
+}
+
 fn what_is_preferred_is_asked_of_the_process_itself() {
     let (pid, output) = becomes("readlink /proc/self/ns/net; echo $$", "with a preference");
     let told = text(&output.stdout);
@@ -71,6 +79,7 @@ fn main() -> ExitCode {
     run(tests![
         the_program_has_the_pid_the_directory_and_the_streams_and_is_confined: [LANDLOCK],
         what_a_process_can_not_do_by_itself_leaves_it_as_it_was: [],
+        an_entry_that_is_not_what_it_says_is_refused: [],
         what_is_preferred_is_asked_of_the_process_itself: [LANDLOCK, NETNS],
     ])
 }

@@ -187,6 +187,16 @@ mod tests {
     }
 
     #[test]
+    fn that_a_digest_was_asked_for_makes_no_other_parameters() {
+        let params = |value| Params::of(&BTreeMap::from([("a", value)])).unwrap();
+        let (one, again) = (params(1), params(1));
+        assert_eq!(one.digest(), Digest::of(&encode(&one)));
+        assert_eq!((&one, one.clone().digest()), (&again, again.digest()));
+        assert_ne!(one, params(2));
+        assert_ne!(one.digest(), params(2).digest());
+    }
+
+    #[test]
     fn nothing_is_the_empty_map_whose_digest_is_zero() {
         assert_eq!(Params::of(&()).unwrap(), Params::default());
         assert_eq!(Params::default().digest(), Digest::ZERO);

@@ -211,3 +211,52 @@ impl LaunchPlan {
 pub fn lowering_digest(entries: &[LoweringEntry]) -> Digest {
     Digest::of(&v2::encode_lowering(entries))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mechanism::Phase;
+    use crate::registry::tests::declaration;
+
+    fn body() -> LaunchBody {
+        let params = Params::of(&std::collections::BTreeMap::from([("a", 1)])).unwrap();
+        let entries = [params, Params::default()];
+        let lowering = entries.map(|it| declaration("some", Phase::Policy, 0).entry(it)).to_vec();
+        LaunchBody {
+            attempt_id: Digest::ZERO,
+            plan_id: Digest::ZERO,
+            h_a: Digest::ZERO,
+            h_p: Digest::ZERO,
+            h_l: lowering_digest(&lowering),
+            lowering,
+            descriptor_table: vec![],
+            target: Target { argv: vec!["true".into()], ..Target::default() },
+        }
+    }
+
+    #[test]
+    fn a_plan_of_ones_own_is_the_one_that_its_encoding_is() {
+        let mut body = body();
+        // What no encoding of version 2 says.
+        body.lowering[1].standing = Standing::Implied;
+        body.lowering[1].decl_digest = None;
+        body.h_l = lowering_digest(&body.lowering);
+        let encoded = LaunchPlan::decode(&LaunchPlan::encode(&body).unwrap()).unwrap();
+        let own = LaunchPlan::own(body).unwrap();
+        assert_eq!(own, encoded);
+        assert_eq!(own.verify_identity(), Ok(()));
+    }
+
+    #[test]
+    fn a_plan_of_ones_own_is_held_to_the_limits_and_to_its_parameters_digests() {
+        let mut nameless = body();
+        nameless.target.argv.clear();
+        assert!(matches!(LaunchPlan::own(nameless), Err(PlanError::Wire(_))));
+        for index in 0..2 {
+            let mut other = body();
+            other.lowering[index].param_digest = [9; 32].into();
+            let mismatch = LaunchPlan::own(other).unwrap().verify_identity();
+            assert!(matches!(mismatch, Err(IdentityError::Params { .. })), "{mismatch:?}");
+        }
+    }
+}

@@ -409,6 +409,24 @@ mod tests {
     }
 
     #[test]
+    fn a_system_root_is_what_is_not_below_usr_anyway() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        let link = |target: &str, name: &str| {
+            std::os::unix::fs::symlink(target, at(name)).unwrap();
+            at(name)
+        };
+        fs::create_dir(at("folder")).unwrap();
+        assert!(is_root(&at("folder")));
+        assert!(is_root(&link(&at("folder"), "elsewhere")));
+        assert!(is_root(&link("/usr/..", "up")));
+        assert!(is_root("/etc") || !Path::new("/etc").exists());
+        assert!(!is_root(&at("none")) && !is_root(&link("/no/such", "dangling")));
+        // As seen from the root, where such links are.
+        assert!(!is_root(&link("usr/bin", "merged")) && !is_root(&link("/usr/lib", "absolute")));
+    }
+
+    #[test]
     fn what_is_not_plain_is_left_to_clap() {
         let command = Arguments::command();
         let run = command.find_subcommand("run").unwrap();

@@ -24,6 +24,13 @@ fn main() -> ExitCode {
             let signal = serde_json::json!({"parent_death_signal": "TERM"});
             portcullis::Params::of(&signal).expect("a policy")
         })),
+        Some("with a digest") => {
+            let registry = portcullis_core::Registry::collect().expect("the registry");
+            let params = portcullis::Params::default();
+            let entry = registry.entry("linux.userns.enter.v1", params).expect("an entry");
+            let param_digest = [9; 32].into();
+            command.entry(portcullis::LoweringEntry { param_digest, ..entry });
+        }
         Some("with a preference") => drop(command.no_network().prefer("linux.netns.enter.v1")),
         _ => {}
     }
