@@ -136,6 +136,14 @@ impl Child {
         }
     }
 
+    /// The same, where what is waited for is its program's end: that may have come when this returns. Its standard
+    /// input, where it was piped, is closed first.
+    pub(crate) fn running_or_over(mut self, deadline: &Deadline) -> Result<Self, Error> {
+        drop(self.stdin.take());
+        self.control.wait_for_end(deadline)?;
+        self.running(deadline)
+    }
+
     /// Waits until the launch, which is to be kept and not made, is.
     pub(crate) fn kept(mut self, deadline: &Deadline) -> Result<(), Error> {
         match self.control.read_to_terminal(deadline)? {

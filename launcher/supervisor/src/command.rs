@@ -485,7 +485,7 @@ impl Command {
     ///
     /// As [`spawn`](Self::spawn).
     pub fn status(&mut self) -> Result<ExitStatus, Error> {
-        self.spawn()?.wait()
+        self.template()?.status_with(&self.stdio)
     }
 
     /// Runs the program to its end and collects what it writes.

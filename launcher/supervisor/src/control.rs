@@ -13,6 +13,9 @@ use crate::Error;
 /// More than any launcher has to say.
 const LIMIT: usize = 1 << 20;
 
+/// As long as a short program runs.
+const SILENCE: Duration = Duration::from_millis(10);
+
 /// A control channel, and what came by it so far.
 #[derive(Debug)]
 pub(crate) struct Control {
@@ -61,6 +64,15 @@ impl Control {
             self.read()?;
         }
         Ok(self.transcript.terminal())
+    }
+
+    /// Waits for the end of the channel, not woken by what comes before it: each wake takes a CPU from the launch.
+    /// No longer than a short program runs, for the channel holds only so much.
+    pub(crate) fn wait_for_end(&self, deadline: &Deadline) -> Result<(), Error> {
+        let limit = deadline.left().map_or(SILENCE, |left| left.min(SILENCE));
+        wait_for_any(&mut [PollFd::new(&self.fd, PollFlags::empty())], Some(limit))
+            .map(drop)
+            .map_err(Error::system("waiting for the launcher"))
     }
 
     /// Reads to the end of the channel.
@@ -184,6 +196,21 @@ mod tests {
     fn garbage_and_skipped_states_are_errors() {
         for text in [&b"hello\n"[..], b"LauncherStarted\nPlanVerified\n", b"\xff\n"] {
             assert!(matches!(after(text), Err(Error::Transcript(_))));
+        }
+    }
+
+    #[test]
+    fn what_is_told_is_there_when_the_end_was_waited_for_and_when_that_took_too_long() {
+        for ends in [true, false] {
+            let (read, end) = pipe().unwrap();
+            write(&end, b"LauncherStarted\nSetupRefused\n").unwrap();
+            let end = (!ends).then_some(end);
+            let mut control = Control::new(read);
+            let deadline = Deadline::after(Duration::MAX);
+            control.wait_for_end(&deadline).unwrap();
+            let told = control.read_to_terminal(&deadline).unwrap();
+            assert_eq!(told, Some(LauncherState::SetupRefused));
+            drop(end);
         }
     }
 

@@ -71,7 +71,12 @@ impl Template {
     ///
     /// As [`spawn`](Self::spawn).
     pub fn status(&self) -> Result<ExitStatus, Error> {
-        self.spawn()?.wait()
+        self.status_with(&Stdio::INHERITED.map(Some))
+    }
+
+    pub(crate) fn status_with(&self, stdio: &[Option<Stdio>; 3]) -> Result<ExitStatus, Error> {
+        let deadline = Deadline::after(self.setup_limit);
+        self.launch(stdio, &Stdio::INHERITED)?.running_or_over(&deadline)?.wait()
     }
 
     /// Runs the program to its end and collects what it writes. Its standard input is `/dev/null`.
@@ -140,6 +145,12 @@ impl Template {
         stdio: &[Option<Stdio>; 3],
         defaults: &[Stdio; 3],
     ) -> Result<Child, Error> {
+        let child = self.launch(stdio, defaults)?;
+        child.running(&Deadline::after(self.setup_limit))
+    }
+
+    /// Starts a launcher, which has yet to tell anything.
+    fn launch(&self, stdio: &[Option<Stdio>; 3], defaults: &[Stdio; 3]) -> Result<Child, Error> {
         let (wires, control) = Wires::new()?;
         let mut streams = Streams::open(stdio, defaults)?;
         let mut with = wires.placement(&self.plan);
@@ -157,8 +168,7 @@ impl Template {
         drop((wires, streams));
         let launcher = LauncherOf::Own(Process::new(process.pid()));
         let (control, left_out) = (Control::new(control), self.plan.left_out.clone());
-        let child = Child::new(launcher, control, pipes, left_out);
-        child.running(&Deadline::after(self.setup_limit))
+        Ok(Child::new(launcher, control, pipes, left_out))
     }
 }
 
