@@ -309,9 +309,11 @@ pub(crate) fn launch<W: Channel>(
         here.become_workload(transcript);
     }
     let InPlace { lowered, outline, ends, .. } = here;
-    let Some(Ends { error, error_read, .. }) = ends else {
-        return Err(Stop::fault("a child needs a pipe to tell of its failure by"));
+    let (error, error_read) = match ends {
+        Some(Ends { error, error_read, .. }) => (Some(error), Some(error_read)),
+        None => (None, None),
     };
+    let report_fd = error.as_ref().map(AsRawFd::as_raw_fd);
     match (&rendezvous, way) {
         (Some(_), Way::Resident { dumpable: Some(dumpable), .. }) => set_dumpable(dumpable)?,
         // A resident launcher is out of reach from its start on; one with maps to write is when they are.
@@ -333,11 +335,11 @@ pub(crate) fn launch<W: Channel>(
     };
     let ahead = spare.is_some();
     let child = if let Some(mut child) = spare {
-        child.take_on(program, error.as_raw_fd());
+        child.take_on(program, report_fd);
         child
     } else {
         let make_room = || kept.is_some_and(|kept| kept.spares.give_up());
-        process::spawn_or(program, Some(error.as_raw_fd()), options, make_room)
+        process::spawn_or(program, report_fd, options, make_room)
             .map_err(|error| clone_failed(&error, options))?
     };
     transcript.state(LauncherState::ChildCreated);
@@ -368,9 +370,10 @@ pub(crate) fn launch<W: Channel>(
     }
 
     // The child's end is then the last one; a spare has yet to have one.
-    let error = ahead.then_some(error);
+    let error = error.filter(|_| ahead);
     Ok(Outcome::Launching(Launching {
         child,
+        shares_files: ahead,
         error,
         error_read,
         outline,

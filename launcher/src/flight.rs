@@ -18,10 +18,10 @@ use crate::request::Request;
 /// for, run as long; what there is to tell of the others is told at once.
 const SILENCE: Duration = Duration::from_millis(10);
 
-/// After how long it is first looked whether a child that was made ahead has fds of its own, and the longest that it
-/// is waited between two looks, each twice as long as the one before.
+/// After how long it is first looked for what nothing shows, and the longest that it is waited between two looks, each
+/// twice as long as the one before.
 const FIRST_LOOK: Duration = Duration::from_micros(50);
-const LAST_LOOK: Duration = Duration::from_secs(1);
+const LAST_LOOK: Duration = Duration::from_millis(100);
 
 /// What is still to be told of a launch, and to be done.
 ///
@@ -35,7 +35,8 @@ pub(crate) struct Flight {
     /// Whether the control channel's reader is gone.
     left: bool,
     stage: Stage,
-    /// When it is looked again whether a child that was made ahead has fds of its own; `None` where it has.
+    /// When it is looked again for what nothing shows: that a child that was made ahead has fds of its own, and, without
+    /// an error pipe, the exec; `None` where there is nothing to look for.
     look: Option<(Instant, Duration)>,
     /// Fds that are of no more use, and are closed once something has been told, for until then somebody waits, or
     /// when another launch is to have its own.
@@ -110,8 +111,9 @@ impl Flight {
         request: Request,
     ) -> Self {
         let now = Instant::now();
+        let is_looked_for = launching.shares_files || launching.pipe().is_none();
         let (due, look) =
-            (Some(now + SILENCE), launching.error.as_ref().map(|_| (now + FIRST_LOOK, FIRST_LOOK)));
+            (Some(now + SILENCE), is_looked_for.then_some((now + FIRST_LOOK, FIRST_LOOK)));
         let (at_end, spent) = (request.at_end, Some((request, None)));
         let stage = Stage::Launching(launching);
         Self { transcript, due, at_end, left: false, stage, look, spent, unreaped: None }
@@ -158,8 +160,8 @@ impl Flight {
             // Another child on its way may have a copy of this one's end of the pipe, and so has this process at
             // first where it was made ahead: the pipe shows the exec, and not every end.
             Stage::Launching(launching) => {
-                let may_show = !self.waits_for_end() && launching.error.is_none();
-                (launching.child.pidfd(), may_show.then(|| launching.pipe()))
+                let may_show = !self.waits_for_end() && !launching.shares_files;
+                (launching.child.pidfd(), launching.pipe().filter(|_| may_show))
             }
             Stage::Stopped(launching, _) => (launching.child.pidfd(), None),
             Stage::Runs(workload) => (Some(workload.pidfd.as_fd()), None),
@@ -176,12 +178,14 @@ impl Flight {
         let Happened { came, left, room } = happened;
         let now = if self.due().is_some() { Some(Instant::now()) } else { None };
         let tell = room || self.due.is_some_and(|due| now >= Some(due));
+        let mut looks = tell && self.waits_for_end();
         if let (Some((look, after)), Some(now)) = (self.look, now) {
-            if self.has_own_files() {
+            if !self.is_looked_for() {
                 self.look = None;
             } else if now >= look {
                 let after = LAST_LOOK.min(after * 2);
                 self.look = Some((now + after, after));
+                looks |= !self.waits_for_end();
             }
         }
         if left {
@@ -189,7 +193,8 @@ impl Flight {
             self.left = true;
             self.kill();
         }
-        if came || tell && self.waits_for_end() && self.has_arrived() {
+        let came = came || looks && self.has_arrived();
+        if came {
             self.advance(WaitIdOptions::NOHANG);
         }
         // What came may be the workload's end as well.
@@ -216,9 +221,18 @@ impl Flight {
 
     /// Whether the child is known to have exec'd or ended, where that has not been looked at.
     fn has_arrived(&mut self) -> bool {
-        let Stage::Launching(launching) = &mut self.stage else { return false };
-        launching.has_own_files()
-            && process::shows(launching.pipe(), PollFlags::empty(), Duration::ZERO)
+        match &mut self.stage {
+            Stage::Launching(launching) => launching.has_arrived(),
+            _ => false,
+        }
+    }
+
+    /// Whether it is to be looked for something that nothing shows: fds of the child's own, or its exec.
+    fn is_looked_for(&mut self) -> bool {
+        match &mut self.stage {
+            Stage::Launching(launching) => !launching.has_own_files() || launching.pipe().is_none(),
+            _ => false,
+        }
     }
 
     /// Whether no child needs fds of this process any more.
@@ -277,7 +291,7 @@ impl Flight {
             Stage::Launching(mut launching) => match launching.land(transcript) {
                 Ok(()) => {
                     let Launched { pid, pidfd, end, pipe } = launching.launched();
-                    self.spent = self.spent.take().map(|(request, _)| (request, Some(pipe)));
+                    self.spent = self.spent.take().map(|(request, _)| (request, pipe));
                     let pidfd = pidfd.expect("a resident launcher asks for one");
                     Stage::Runs(Workload { pid, pidfd, end })
                 }

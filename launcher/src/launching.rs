@@ -25,10 +25,12 @@ use crate::wiring;
 /// Dropped, it kills and reaps the child, and then tears down.
 pub(crate) struct Launching {
     pub(crate) child: Child,
-    /// The child's end of the error pipe, where the child was made ahead and may not have one of its own yet.
+    /// Whether the child, which was made ahead, has this process's table of fds, as far as is known.
+    pub(crate) shares_files: bool,
+    /// The child's end of the error pipe, for as long as it has none of its own.
     pub(crate) error: Option<OwnedFd>,
-    /// The error pipe: its end is the exec, or the child's end.
-    pub(crate) error_read: OwnedFd,
+    /// The error pipe: its end is the exec, or the child's end. `None` where the workload's end is waited for.
+    pub(crate) error_read: Option<OwnedFd>,
     pub(crate) outline: Outline,
     pub(crate) remarks: Vec<(Remark, Owner, Cow<'static, str>)>,
     pub(crate) teardown: Teardown,
@@ -41,14 +43,14 @@ pub(crate) struct Launched {
     /// Where one was asked for.
     pub(crate) pidfd: Option<OwnedFd>,
     pub(crate) end: End,
-    /// The error pipe, which has shown its end.
-    pub(crate) pipe: OwnedFd,
+    /// The error pipe, which has shown its end, where there was one.
+    pub(crate) pipe: Option<OwnedFd>,
 }
 
 impl Launching {
-    /// The pipe that shows its end when [`land`](Self::land) need not wait.
-    pub(crate) fn pipe(&self) -> BorrowedFd<'_> {
-        self.error_read.as_fd()
+    /// The pipe that shows its end when [`land`](Self::land) need not wait, where there is one.
+    pub(crate) fn pipe(&self) -> Option<BorrowedFd<'_>> {
+        self.error_read.as_ref().map(AsFd::as_fd)
     }
 
     /// Waits until [`land`](Self::land) need not.
@@ -56,20 +58,36 @@ impl Launching {
         while !self.has_own_files() {
             self.child.ends_within(Duration::from_millis(1));
         }
+        let Some(pipe) = self.pipe() else {
+            while !self.has_arrived() {
+                self.child.ends_within(Duration::from_micros(50));
+            }
+            return;
+        };
         let pidfd = self.child.pidfd().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
-        let pipe = PollFd::from_borrowed_fd(self.pipe(), PollFlags::empty());
+        let pipe = PollFd::from_borrowed_fd(pipe, PollFlags::empty());
         let mut polled: Vec<_> = pidfd.into_iter().chain([pipe]).collect();
         // What fails for want of memory is tried again.
         while poll(&mut polled, None).is_err() {}
     }
 
+    /// Whether [`land`](Self::land) need not wait, as far as can be seen: the child has exec'd or ended.
+    pub(crate) fn has_arrived(&mut self) -> bool {
+        self.has_own_files()
+            && match self.pipe() {
+                Some(pipe) => process::shows(pipe, PollFlags::empty(), Duration::ZERO),
+                None => self.child.has_ended() || process::has_exec_ed_by_now(self.child.pid()),
+            }
+    }
+
     /// Whether the child has fds of its own, or needs none any more: then it needs none of this process's.
     pub(crate) fn has_own_files(&mut self) -> bool {
         // It has from its first step on.
-        if self.error.is_some() && (self.child.done() > 0 || self.child.has_ended()) {
+        if self.shares_files && (self.child.done() > 0 || self.child.has_ended()) {
+            self.shares_files = false;
             self.error = None;
         }
-        self.error.is_none()
+        !self.shares_files
     }
 
     /// Whether the child makes the memory that it shares with this process not dumpable.
@@ -88,8 +106,12 @@ impl Launching {
         self.error = None;
         let Self { child, outline, .. } = self;
         let is_shared = child.pidfd().is_some();
-        let written = wiring::read_errors(&self.error_read, is_shared)
-            .map_err(|errno| Stop::fault(format!("reading the error pipe: {errno}")))?;
+        // What it would write is in its memory as well, which this process shares with it.
+        let written = match &self.error_read {
+            Some(pipe) => wiring::read_errors(pipe, is_shared)
+                .map_err(|errno| Stop::fault(format!("reading the error pipe: {errno}")))?,
+            None => Vec::new(),
+        };
         exec_happened(transcript, child, outline, &written)?;
         let results = outline.resolve(|index| {
             let (done, all) = child.program().counted_off(Owner::Entry(index), child.done());

@@ -21,6 +21,9 @@ use rustix::process::{
 use crate::assembly::Assembly;
 use crate::sys::{self, Spawned};
 
+/// A number that no fd has.
+const NO_REPORT: RawFd = -1;
+
 /// A child that runs a program.
 ///
 /// Dropped before it was [settled](Self::settle), it kills and reaps the child.
@@ -74,7 +77,7 @@ pub(crate) fn spawn_or(
     make_room: impl Fn() -> bool,
 ) -> io::Result<Child> {
     let assembly = Box::new(Assembly::new(program, std::process::id()));
-    let report_fd = report_fd.unwrap_or(-1);
+    let report_fd = report_fd.unwrap_or(NO_REPORT);
     let _blocked = sys::block_signals()?;
     let mut spawned = Spawned::new(assembly, report_fd, options);
     // Too many processes, or namespaces (clone(2), ERRORS).
@@ -113,7 +116,8 @@ pub(crate) fn spawn_ahead(namespaces: u64) -> io::Result<Child> {
 
 impl Child {
     /// Has a child that was [made ahead](spawn_ahead) run `program`, as [`spawn`] would.
-    pub(crate) fn take_on(&mut self, program: Program, report_fd: RawFd) {
+    pub(crate) fn take_on(&mut self, program: Program, report_fd: Option<RawFd>) {
+        let report_fd = report_fd.unwrap_or(NO_REPORT);
         self.spawned.take_on(Assembly::new(program, std::process::id()), report_fd);
     }
 
@@ -234,9 +238,9 @@ pub(crate) fn insist<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T,
     call()
 }
 
-/// Whether a child, whose end of the error pipe is closed, has exec'd. An exec clears the kernel's mark of
-/// those that have not, `PF_FORKNOEXEC`, before it closes what is close-on-exec; a child that a signal ended
-/// first closes the pipe as well, some time before it can be waited for, and has the mark to its end.
+/// Whether a child, which has exec'd or is at its end, has exec'd. An exec clears the kernel's mark of those that have
+/// not, `PF_FORKNOEXEC`, when it has let go of this process's memory and before it closes what is close-on-exec; a
+/// child that a signal ended first has the mark to its end.
 ///
 /// The mark is what [setpgid(2)](https://man7.org/linux/man-pages/man2/setpgid.2.html) asks for: it fails
 /// with `EACCES` for a child that has exec'd, and one that has ended takes no harm from a group of its own.
@@ -244,12 +248,26 @@ pub(crate) fn insist<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T,
 /// [proc_pid_stat(5)](https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html) does, at twenty times the
 /// cost. What can't be read proves no exec.
 pub(crate) fn has_exec_ed(pid: Pid) -> bool {
-    const PF_FORKNOEXEC: u64 = 0x40;
     match setpgid(Some(pid), None) {
         Err(Errno::ACCESS) => true,
         Ok(()) => false,
-        Err(_) => stat_field(pid, 9).is_some_and(|flags| flags & PF_FORKNOEXEC == 0),
+        Err(_) => has_exec_ed_by_stat(pid),
     }
+}
+
+/// The same of a child that may be on its way. It is asked to be in the group that it is in, which changes nothing.
+pub(crate) fn has_exec_ed_by_now(pid: Pid) -> bool {
+    // Where the group's leader is of an outer PID namespace, the group has no number here.
+    match sys::own_group().map(|group| setpgid(Some(pid), Some(group))) {
+        Some(Err(Errno::ACCESS)) => true,
+        Some(Ok(())) => false,
+        Some(Err(_)) | None => has_exec_ed_by_stat(pid),
+    }
+}
+
+fn has_exec_ed_by_stat(pid: Pid) -> bool {
+    const PF_FORKNOEXEC: u64 = 0x40;
+    stat_field(pid, 9).is_some_and(|flags| flags & PF_FORKNOEXEC == 0)
 }
 
 /// A number of `/proc/PID/stat`, by its place in
@@ -374,6 +392,27 @@ mod tests {
     }
 
     #[test]
+    fn who_is_asked_whether_it_has_exec_ed_stays_as_it_is() {
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        let sleep = open("/bin/sleep", OFlags::PATH, Mode::empty()).unwrap();
+        let argv = vec![c"sleep".to_owned(), c"60".to_owned()];
+        let ops =
+            [Op::read_exactly(read.as_raw_fd(), 1), Op::execveat(sleep.as_raw_fd(), argv, vec![])];
+        let options = CloneOptions { concurrent: true, pidfd: true, ..CloneOptions::default() };
+        let child = spawn(Program::of(ops), None, options).unwrap();
+        let group = || rustix::process::getpgid(Some(child.pid()));
+        let before = group();
+        assert!(!has_exec_ed_by_now(child.pid()) && !has_exec_ed_by_stat(child.pid()));
+        assert_eq!(group(), before);
+        rustix::io::write(&write, b"!").unwrap();
+        while !has_exec_ed_by_now(child.pid()) {
+            assert!(!child.ends_within(Duration::from_millis(1)), "it was to sleep");
+        }
+        assert!(has_exec_ed_by_stat(child.pid()) && has_exec_ed(child.pid()));
+        assert_eq!(group(), before);
+    }
+
+    #[test]
     fn a_child_that_was_made_ahead_runs_what_it_is_handed_with_fds_of_its_own() {
         let mut early = spawn_ahead(0).unwrap();
         // It would see this as closed, were its table a copy of its clone's; and it keeps what is closed here later.
@@ -383,7 +422,7 @@ mod tests {
             Op::read_exactly(read.as_raw_fd(), 1),
             Op::fchdir(-1),
         ];
-        early.take_on(Program::of(ops), -1);
+        early.take_on(Program::of(ops), None);
         while early.done() == 0 {
             std::thread::yield_now();
         }

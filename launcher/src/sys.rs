@@ -121,6 +121,12 @@ pub(crate) fn children_are_kept() -> bool {
     asked == 0 && action.sa_sigaction != libc::SIG_IGN && action.sa_flags & libc::SA_NOCLDWAIT == 0
 }
 
+/// The group that this process is in, where that has a number in its PID namespace.
+pub(crate) fn own_group() -> Option<rustix::process::Pid> {
+    // SAFETY: the call touches no memory.
+    rustix::process::Pid::from_raw(unsafe { libc::getpgrp() })
+}
+
 /// Lets this process wait for its children: one that inherited an ignored SIGCHLD has none to wait
 /// for ([wait(2)](https://man7.org/linux/man-pages/man2/wait.2.html), NOTES).
 pub(crate) fn expect_children() {

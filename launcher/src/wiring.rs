@@ -67,7 +67,7 @@ pub(crate) fn control() -> Result<Control, String> {
 pub(crate) struct Channels<'r> {
     /// The plan.
     pub(crate) plan: Source<'r>,
-    /// What is told by; `None` where this process is told by itself.
+    /// What is told by; `None` where this process is told by itself, or nobody waits for what is told so.
     pub(crate) ends: Option<Ends>,
     /// Where the slots' fds are.
     pub(crate) slots: Slots<'r>,
@@ -169,7 +169,9 @@ fn received(request: &Request) -> Result<Channels<'_>, Fault> {
         }
         Makings::Kept(launch) => (Source::Kept(launch), Slots::Received(&launch.slots)),
     };
-    let ends = if matches!(request.makings, Makings::ToKeep(..)) {
+    // Where nothing need be told before the workload's end nobody waits for the exec, and what the pipe would say of it
+    // the child's memory and the kernel do.
+    let ends = if request.at_end || matches!(request.makings, Makings::ToKeep(..)) {
         None
     } else {
         // Other children on their way may have copies of the child's end, and must not be waited for.
