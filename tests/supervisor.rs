@@ -68,6 +68,7 @@ fn a_launcher_that_is_none_is_an_error_by_name() {
         let start = Instant::now();
         let error = launched_within(Duration::from_millis(500), hangs);
         assert!(matches!(error, Error::TimedOut { .. }));
+        assert!(error.to_string().contains(" 500ms"), "{error}");
         assert!(start.elapsed() < Duration::from_secs(20));
     }
 }

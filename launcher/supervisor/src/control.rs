@@ -155,7 +155,7 @@ impl Deadline {
 
     /// What is wrong once there is nothing left.
     pub(crate) fn passed(&self) -> Error {
-        Error::TimedOut { seconds: self.limit.as_secs() }
+        Error::TimedOut { limit: self.limit }
     }
 }
 

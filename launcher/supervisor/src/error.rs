@@ -2,6 +2,7 @@
 
 use std::io;
 use std::process::ExitStatus;
+use std::time::Duration;
 
 use portcullis_core::mechanism::OpenError;
 use portcullis_core::plan::PlanError;
@@ -103,10 +104,10 @@ pub enum Error {
     },
     /// The launcher told nothing for longer than it was given. The launch was given up: its program was killed, and
     /// so was the launcher, unless it is a resident one.
-    #[error("the launcher was not done within {seconds} s, and the launch was given up")]
+    #[error("the launcher was not done within {limit:?}, and the launch was given up")]
     TimedOut {
         /// What it was given.
-        seconds: u64,
+        limit: Duration,
     },
     /// The launcher's own answer to a question is not one.
     #[error("the launcher's answer: {0}")]

@@ -288,7 +288,7 @@ pub(crate) fn ask(
     if !answered {
         let _ = kill_process(process.pid(), Signal::KILL);
         let _ = process.wait();
-        return Err(Error::TimedOut { seconds: limit.as_secs() });
+        return Err(Error::TimedOut { limit });
     }
     // One after the other is enough: what a launcher says of an error is less than a pipe holds.
     let (mut answer, mut complaint) = (String::new(), String::new());

@@ -1,5 +1,8 @@
 //! From a plan's parameters to a ruleset of the kernel's.
 
+use std::error::Error;
+use std::io;
+use std::iter::successors;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use landlock::{
@@ -12,6 +15,7 @@ use portcullis_core::lowering::Remark;
 use portcullis_core::mechanism::Stop;
 use portcullis_core::program::Op;
 use portcullis_core::state::RefusalReason;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::residual::residual;
@@ -170,7 +174,7 @@ fn ruleset(wire: &Wire, handled: Features, launch: &Lowering<'_>) -> Result<Owne
     let hard = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
     let cannot = |error: RulesetError| {
         let detail = format!("this kernel can't: {}", with_sources(&error));
-        Stop::refuse(RefusalReason::MissingPrimitive, detail)
+        stopped(&error, RefusalReason::MissingPrimitive, detail)
     };
     let mut ruleset = hard.handle_access(handled.fs).map_err(cannot)?;
     if !handled.net.is_empty() {
@@ -189,7 +193,7 @@ fn ruleset(wire: &Wire, handled: Features, launch: &Lowering<'_>) -> Result<Owne
         }
         created = created.add_rule(PathBeneath::new(fd, rights)).map_err(|error| {
             let detail = format!("slot {}, {:?}: {}", rule.slot, rule.access, with_sources(&error));
-            Stop::refuse(RefusalReason::HandleMismatch, detail)
+            stopped(&error, RefusalReason::HandleMismatch, detail)
         })?;
     }
     for (right, ports) in wire.ports() {
@@ -230,7 +234,19 @@ fn place<'a>(
     Ok((open.fd, rights))
 }
 
-fn with_sources(error: &dyn std::error::Error) -> String {
+/// A refusal, unless what was lacking is an fd or memory: the next launch may have it.
+fn stopped(error: &dyn Error, reason: RefusalReason, detail: String) -> Stop {
+    let mut sources = successors(error.source(), |source| (*source).source());
+    let errno = sources.find_map(|it| it.downcast_ref::<io::Error>()?.raw_os_error());
+    match errno.map(Errno::from_raw_os_error) {
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => {
+            Stop::fault(format!("making the Landlock ruleset: {}", with_sources(error)))
+        }
+        _ => Stop::refuse(reason, detail),
+    }
+}
+
+fn with_sources(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(source) = next {
