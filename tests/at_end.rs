@@ -10,7 +10,8 @@ use portcullis::{Command, Resident, Stdio};
 use portcullis_core::descriptor::DescriptorRole;
 use portcullis_mechanisms as _;
 use portcullis_tests::{
-    Asked, Host, Resident as Raw, becomes, launcher, run, tests, workloads, write_program,
+    Asked, Host, Resident as Raw, becomes, launcher, read_proc, run, tests, workloads,
+    write_program,
 };
 
 const TEST_LAUNCHER: &str = env!("CARGO_BIN_EXE_test-launcher");
@@ -56,6 +57,23 @@ fn one_that_takes_longer_is_told_meanwhile_however_busy_the_launcher_is() {
     drop(release);
     assert!(long.write().starts_with("# workload exited code=7\n"));
     assert_eq!(long.write(), "");
+}
+
+fn one_in_a_session_of_its_own_is_told_meanwhile_too() {
+    let resident = Raw::start();
+    let mut host = Host::default();
+    host.script("read end; exit 7");
+    host.schedule("linux.process.attributes.v1", &serde_json::json!({"new_session": true}));
+    let (mut long, release) = resident.ask_in_writes(host, true);
+    let session = |pid| {
+        // The fourth after the name, which is in parentheses.
+        let stat = read_proc(pid, "stat");
+        stat.rsplit_once(") ").unwrap().1.split(' ').nth(3).map(str::to_owned)
+    };
+    let pid = long.pid();
+    assert_eq!(session(pid), Some(pid.to_string()));
+    drop(release);
+    assert!(long.write().starts_with("# workload exited code=7\n"));
 }
 
 fn one_that_takes_long_to_reach_its_exec_is_told_of_before_it() {
@@ -180,6 +198,7 @@ fn many_that_end_at_once_are_all_told() {
 fn main() -> ExitCode {
     run(tests![
         a_launch_that_ends_soon_is_told_by_one_write_and_others_by_two: [],
+        one_in_a_session_of_its_own_is_told_meanwhile_too: [],
         one_that_takes_longer_is_told_meanwhile_however_busy_the_launcher_is: [],
         one_that_takes_long_to_reach_its_exec_is_told_of_before_it: [],
         one_that_stops_is_told_as_any_other: [],

@@ -45,7 +45,10 @@ pub enum FrameError {
         found: u16,
     },
     /// The body is not exactly as long as the header says, or longer than [`MAX_BODY_LEN`].
-    #[error("LengthMismatch: the header declares a body of {declared} bytes and {found} follow")]
+    #[error(
+        "LengthMismatch: the header declares a body of {declared} bytes and {found} follow; {MAX_BODY_LEN} \
+         are the most"
+    )]
     LengthMismatch {
         /// The length in the header.
         declared: u32,

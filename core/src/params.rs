@@ -30,8 +30,8 @@ pub(crate) const MAX_DEPTH: u32 = 16;
 pub struct Params {
     /// Always a map.
     map: Value,
-    /// Of its encoding, once somebody has asked.
-    digest: OnceLock<Digest>,
+    /// The digest and the length of its encoding, once somebody has asked.
+    encoded: OnceLock<(Digest, usize)>,
 }
 
 impl PartialEq for Params {
@@ -70,7 +70,7 @@ impl Params {
     }
 
     pub(crate) fn from_sorted(entries: Vec<(Value, Value)>) -> Self {
-        Self { map: Value::Map(entries), digest: OnceLock::new() }
+        Self { map: Value::Map(entries), encoded: OnceLock::new() }
     }
 
     fn entries(&self) -> &[(Value, Value)] {
@@ -104,8 +104,22 @@ impl Params {
 
     /// The digest of the encoding; all zeros where the map is empty, and so absent from the wire.
     pub fn digest(&self) -> Digest {
-        let digest = || if self.is_empty() { Digest::ZERO } else { Digest::of(&encode(self)) };
-        *self.digest.get_or_init(digest)
+        self.encoded().0
+    }
+
+    /// The length of the encoding in bytes; none where the map is empty, and so absent from the wire.
+    pub(crate) fn encoded_len(&self) -> usize {
+        self.encoded().1
+    }
+
+    fn encoded(&self) -> (Digest, usize) {
+        *self.encoded.get_or_init(|| {
+            if self.is_empty() {
+                return (Digest::ZERO, 0);
+            }
+            let bytes = encode(self);
+            (Digest::of(&bytes), bytes.len())
+        })
     }
 }
 

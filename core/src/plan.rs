@@ -1,7 +1,7 @@
 //! The plan: what a supervisor asks a launcher for, whatever version of the wire it came by.
 
 use crate::descriptor::DescriptorSlot;
-use crate::frame::{Frame, FrameError};
+use crate::frame::{Frame, FrameError, MAX_BODY_LEN};
 use crate::wire::{WireError, check_limits, v1, v2};
 use crate::{Digest, OsText, Params};
 
@@ -156,9 +156,12 @@ impl LaunchPlan {
     ///
     /// # Errors
     ///
-    /// [`PlanError::Wire`] for a body that breaks a limit.
+    /// [`PlanError::Wire`] for a body that breaks a limit, [`PlanError::Frame`] for one that no frame could hold.
     pub fn own(mut body: LaunchBody) -> Result<Self, PlanError> {
         check_limits(&body)?;
+        if v2::longest(&body) > MAX_BODY_LEN {
+            Self::encode(&body)?;
+        }
         // As its encoding would have it.
         for entry in &mut body.lowering {
             entry.standing = Standing::Scheduled;
@@ -252,6 +255,12 @@ mod tests {
         let mut nameless = body();
         nameless.target.argv.clear();
         assert!(matches!(LaunchPlan::own(nameless), Err(PlanError::Wire(_))));
+        for count in [11, 12] {
+            let mut long = body();
+            long.target.argv = vec!["-".repeat(MAX_BODY_LEN / 12).as_str().into(); count];
+            let (own, encoded) = (LaunchPlan::own(long.clone()), LaunchPlan::encode(&long));
+            assert_eq!(own.map(drop), encoded.map(drop));
+        }
         for index in 0..2 {
             let mut other = body();
             other.lowering[index].param_digest = [9; 32].into();

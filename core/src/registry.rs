@@ -1,4 +1,4 @@
-//! The registry: the mechanisms that are linked into this binary, collected once and sorted.
+//! The registry: the mechanisms that are linked into this binary, collected once.
 
 use std::cell::OnceCell;
 
@@ -80,11 +80,15 @@ macro_rules! register {
 }
 
 /// The registered mechanisms, by id.
+///
+/// They are in the order in which they were linked, and searched one by one: a launch looks for a few of some twenty, and
+/// to sort those takes longer.
 #[derive(Clone)]
 pub struct Registry(Vec<Registered>);
 
 #[derive(Clone)]
 struct Registered {
+    id: &'static str,
     mechanism: &'static dyn Mechanism,
     /// That of its declaration. Who classifies many plans makes it once.
     digest: OnceCell<Digest>,
@@ -112,20 +116,21 @@ impl Registry {
         Self::of(inventory::iter::<Registration>.into_iter().collect())
     }
 
-    fn of(mut registrations: Vec<&'static Registration>) -> Result<Self, DuplicateId> {
-        // Link order is undefined; file and line keep the error's order the same for two of one id.
-        registrations.sort_unstable_by_key(|it| (it.mechanism.declaration().id, it.file, it.line));
-        for pair in registrations.windows(2) {
-            let [first, second] = pair else { continue };
-            let id = first.mechanism.declaration().id;
-            if id == second.mechanism.declaration().id {
-                let place = |it: &Registration| format!("{}:{}", it.file, it.line);
-                return Err(DuplicateId { id, first: place(first), second: place(second) });
+    fn of(registrations: Vec<&'static Registration>) -> Result<Self, DuplicateId> {
+        let mut registry = Self(Vec::with_capacity(registrations.len()));
+        for it in &registrations {
+            let Registration { mechanism, .. } = **it;
+            let id = mechanism.declaration().id;
+            if let Some(place) = registry.place(id) {
+                // Link order is undefined; file and line keep the error's the same.
+                let mut places = [registrations[place], *it].map(|it| (it.file, it.line));
+                places.sort_unstable();
+                let [first, second] = places.map(|(file, line)| format!("{file}:{line}"));
+                return Err(DuplicateId { id, first, second });
             }
+            registry.0.push(Registered { id, mechanism, digest: OnceCell::new() });
         }
-        let registered =
-            |it: &Registration| Registered { mechanism: it.mechanism, digest: OnceCell::new() };
-        Ok(Self(registrations.into_iter().map(registered).collect()))
+        Ok(registry)
     }
 
     /// The mechanism of this id.
@@ -142,7 +147,7 @@ impl Registry {
 
     /// The place of the mechanism of this id among all.
     pub(crate) fn place(&self, id: &str) -> Option<usize> {
-        self.0.binary_search_by_key(&id, |it| it.mechanism.declaration().id).ok()
+        self.0.iter().position(|it| it.id == id)
     }
 
     /// The mechanism at a place.
@@ -152,13 +157,15 @@ impl Registry {
 
     /// The digest of the declaration of the mechanism at a place.
     pub(crate) fn digest_at(&self, place: usize) -> Digest {
-        let Registered { mechanism, digest } = &self.0[place];
+        let Registered { mechanism, digest, .. } = &self.0[place];
         *digest.get_or_init(|| mechanism.declaration().digest())
     }
 
-    /// The mechanisms, by id.
-    pub fn iter(&self) -> impl Iterator<Item = &'static dyn Mechanism> + '_ {
-        self.0.iter().map(|it| it.mechanism)
+    /// The mechanisms, sorted by id.
+    pub fn iter(&self) -> impl Iterator<Item = &'static dyn Mechanism> {
+        let mut sorted: Vec<_> = self.0.iter().map(|it| (it.id, it.mechanism)).collect();
+        sorted.sort_unstable_by_key(|(id, _)| *id);
+        sorted.into_iter().map(|(_, mechanism)| mechanism)
     }
 }
 

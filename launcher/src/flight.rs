@@ -21,7 +21,7 @@ const SILENCE: Duration = Duration::from_millis(10);
 /// After how long it is first looked for what nothing shows, and the longest that it is waited between two looks, each
 /// twice as long as the one before.
 const FIRST_LOOK: Duration = Duration::from_micros(50);
-const LAST_LOOK: Duration = Duration::from_millis(100);
+const LAST_LOOK: Duration = Duration::from_millis(10);
 
 /// What is still to be told of a launch, and to be done.
 ///
@@ -179,13 +179,13 @@ impl Flight {
         let now = if self.due().is_some() { Some(Instant::now()) } else { None };
         let tell = room || self.due.is_some_and(|due| now >= Some(due));
         let mut looks = tell && self.waits_for_end();
-        if let (Some((look, after)), Some(now)) = (self.look, now) {
+        if let (Some((look, after)), Some(now), false) = (self.look, now, self.waits_for_end()) {
             if !self.is_looked_for() {
                 self.look = None;
             } else if now >= look {
                 let after = LAST_LOOK.min(after * 2);
                 self.look = Some((now + after, after));
-                looks |= !self.waits_for_end();
+                looks = true;
             }
         }
         if left {
@@ -278,7 +278,12 @@ impl Flight {
             outbox.post().is_err() || outbox.is_empty()
         };
         // A flight of which all has been done and told is dropped at once, the control channel first.
-        if !(told && matches!(self.stage, Stage::Done)) {
+        let is_over = match &self.stage {
+            Stage::Done => true,
+            Stage::Ended(Workload { end, .. }) => end.teardown.is_empty(),
+            _ => false,
+        };
+        if !(told && is_over) {
             self.let_go();
         }
         told

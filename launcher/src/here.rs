@@ -35,7 +35,7 @@ pub struct Here<'h> {
     pub stdio: Vec<(RawFd, RawFd)>,
     /// The working directory, where it is not this process's.
     pub directory: Option<BorrowedFd<'h>>,
-    /// The signals that this process handles; `None` where the kernel is to be asked, once for each that there is.
+    /// The signals that this process may handle; `None` where that may be any. Whether it does the kernel is asked.
     pub handled: Option<&'h [i32]>,
     /// Is given the transcript of a launch that stopped when this process had been changed already, and says
     /// with which status it ends. All but writing may be forbidden by then, and fds but 0, 1 and 2 closed.
@@ -119,8 +119,8 @@ impl Here<'_> {
     pub(crate) fn prologue(&self) -> impl Iterator<Item = Op> {
         // Who inherits an ignored SIGCHLD can wait for no child; SIGPIPE is seen to in any case.
         let seen_to = [libc::SIGCHLD, libc::SIGPIPE];
-        let asked = self.handled.is_none().then(sys::handled_signals).into_iter().flatten();
-        let handled = self.handled.unwrap_or_default().iter().copied().chain(asked);
+        let any = self.handled.is_none().then_some(1..=64).into_iter().flatten();
+        let handled = sys::handled(self.handled.unwrap_or_default().iter().copied().chain(any));
         let handled = handled.filter(move |signal| !seen_to.contains(signal));
         let default = handled.chain([libc::SIGCHLD]).map(Op::default_action);
         default.chain(self.directory.iter().map(|fd| Op::fchdir(fd.as_raw_fd())))

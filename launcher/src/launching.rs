@@ -59,8 +59,10 @@ impl Launching {
             self.child.ends_within(Duration::from_millis(1));
         }
         let Some(pipe) = self.pipe() else {
+            let mut pause = Duration::from_micros(50);
             while !self.has_arrived() {
-                self.child.ends_within(Duration::from_micros(50));
+                self.child.ends_within(pause);
+                pause = (pause * 2).min(Duration::from_millis(10));
             }
             return;
         };
@@ -76,7 +78,12 @@ impl Launching {
         self.has_own_files()
             && match self.pipe() {
                 Some(pipe) => process::shows(pipe, PollFlags::empty(), Duration::ZERO),
-                None => self.child.has_ended() || process::has_exec_ed_by_now(self.child.pid()),
+                None => {
+                    let Self { child, .. } = self;
+                    // What the kernel says of the exec alone may be a security module's word, or of another process.
+                    child.has_ended()
+                        || !child.shares_memory() && process::has_exec_ed_by_now(child.pid())
+                }
             }
     }
 

@@ -133,6 +133,11 @@ impl Child {
         matches!(waitid(WaitId::Pid(self.pid()), what | how), Ok(None))
     }
 
+    /// Whether it is in this process's memory: it has neither exec'd nor ended.
+    pub(crate) fn shares_memory(&self) -> bool {
+        self.spawned.shares_memory()
+    }
+
     /// Whether it has ended.
     pub(crate) fn has_ended(&self) -> bool {
         self.ends_within(Duration::ZERO)
@@ -255,7 +260,8 @@ pub(crate) fn has_exec_ed(pid: Pid) -> bool {
     }
 }
 
-/// The same of a child that may be on its way. It is asked to be in the group that it is in, which changes nothing.
+/// The same of a child that has left this process's memory, and may be between that and what clears the mark. It is asked
+/// to be in the group that it is in, which changes nothing.
 pub(crate) fn has_exec_ed_by_now(pid: Pid) -> bool {
     // Where the group's leader is of an outer PID namespace, the group has no number here.
     match sys::own_group().map(|group| setpgid(Some(pid), Some(group))) {
@@ -360,6 +366,7 @@ mod tests {
         let program = Program::of([Op::parent_is_alive(), Op::fchdir(-1), Op::parent_is_alive()]);
         let mut child = spawn(program, None, CloneOptions::default()).unwrap();
         assert_eq!(child.progress(), Progress::Failed { step: 1, errno: libc::EBADF });
+        assert!(!child.shares_memory());
         assert_eq!(child.wait().unwrap().exit_status(), Some(127));
     }
 
@@ -403,12 +410,14 @@ mod tests {
         let group = || rustix::process::getpgid(Some(child.pid()));
         let before = group();
         assert!(!has_exec_ed_by_now(child.pid()) && !has_exec_ed_by_stat(child.pid()));
+        assert!(child.shares_memory());
         assert_eq!(group(), before);
         rustix::io::write(&write, b"!").unwrap();
         while !has_exec_ed_by_now(child.pid()) {
             assert!(!child.ends_within(Duration::from_millis(1)), "it was to sleep");
         }
         assert!(has_exec_ed_by_stat(child.pid()) && has_exec_ed(child.pid()));
+        assert!(!child.shares_memory());
         assert_eq!(group(), before);
     }
 

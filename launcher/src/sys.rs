@@ -5,6 +5,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use portcullis_child::{CloneOptions, Cloned, Failure, Gate};
 use portcullis_core::program::Program;
@@ -90,9 +91,9 @@ fn set_signal_mask(mask: SignalSet) -> io::Result<SignalSet> {
     if result == 0 { Ok(old) } else { Err(io::Error::last_os_error()) }
 }
 
-/// The signals that this process handles. Of those that C libraries keep for themselves, too.
-pub(crate) fn handled_signals() -> impl Iterator<Item = i32> {
-    (1..=64).filter(|signal| {
+/// Those of `signals` that this process handles. Of those that C libraries keep for themselves, too.
+pub(crate) fn handled(signals: impl Iterator<Item = i32>) -> impl Iterator<Item = i32> {
+    signals.filter(|signal| {
         // struct kernel_sigaction, whose first word is the handler.
         let mut action = [0usize; 4];
         // SAFETY: the call writes an action to the place that it is given, and changes none.
@@ -204,6 +205,8 @@ pub(crate) struct Spawned {
     assembly: Box<Assembly>,
     #[expect(dead_code, reason = "the child's")]
     stack: Box<[MaybeUninit<u8>]>,
+    /// Boxed, for the kernel writes there when the child leaves this memory.
+    shares: Box<AtomicU32>,
     /// Where it is handed its program, and what it runs before that, where it was made ahead.
     ahead: Option<(Box<Gate>, Box<Assembly>)>,
 }
@@ -215,37 +218,40 @@ impl Spawned {
         report_fd: RawFd,
         options: CloneOptions,
     ) -> Result<Self, (Box<Assembly>, Errno)> {
-        let mut stack = stack();
+        let (mut stack, shares) = (stack(), Box::<AtomicU32>::default());
         let window = assembly.window(report_fd);
         // SAFETY: the program's ops are what their constructors vouch for, their addresses lie in the
-        // assembly, and the assembly and the stack are this value's, used by nothing else: it is
+        // assembly, and the assembly, the stack and the word are this value's, used by nothing else: it is
         // dropped by `process::Child` alone, after the child has exec'd or ended.
-        match unsafe { portcullis_child::spawn(window, options, &mut stack) } {
-            Ok(cloned) => Ok(Self::of(cloned, assembly, stack, None)),
+        match unsafe { portcullis_child::spawn(window, options, &mut stack, &shares) } {
+            Ok(cloned) => Ok(Self::of(cloned, assembly, stack, shares, None)),
             Err(errno) => Err((assembly, Errno::from_raw_os_error(errno))),
         }
     }
 
     /// Clones a child that runs `first`, and then waits for what it is to [take on](Self::take_on).
     pub(crate) fn ahead(first: Assembly, options: CloneOptions) -> Result<Self, Errno> {
-        let (gate, first, mut stack) = (Box::<Gate>::default(), Box::new(first), stack());
+        let (gate, first) = (Box::<Gate>::default(), Box::new(first));
+        let (mut stack, shares) = (stack(), Box::<AtomicU32>::default());
+        let window = first.window(-1);
         // SAFETY: that of `new`; the gate is this value's as well.
         let cloned =
-            unsafe { portcullis_child::spawn_ahead(first.window(-1), &gate, options, &mut stack) };
+            unsafe { portcullis_child::spawn_ahead(window, &gate, options, &mut stack, &shares) };
         let cloned = cloned.map_err(Errno::from_raw_os_error)?;
         let nothing = Box::new(Assembly::new(Program::default(), 0));
-        Ok(Self::of(cloned, nothing, stack, Some((gate, first))))
+        Ok(Self::of(cloned, nothing, stack, shares, Some((gate, first))))
     }
 
     fn of(
         Cloned { pid, pidfd }: Cloned,
         assembly: Box<Assembly>,
         stack: Box<[MaybeUninit<u8>]>,
+        shares: Box<AtomicU32>,
         ahead: Option<(Box<Gate>, Box<Assembly>)>,
     ) -> Self {
         // SAFETY: the clone opened it, and this is its one owner.
         let pidfd = pidfd.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
-        Self { pid, pidfd, assembly, stack, ahead }
+        Self { pid, pidfd, assembly, stack, shares, ahead }
     }
 
     /// Hands `assembly` to a child that was made [ahead](Self::ahead), and has not been handed one.
@@ -254,6 +260,11 @@ impl Spawned {
         *self.assembly = assembly;
         // SAFETY: that of `new`; and the child has yet to be told of what is there.
         unsafe { gate.open(self.assembly.window(report_fd)) };
+    }
+
+    /// Whether the child is in this process's memory: it has neither exec'd nor ended.
+    pub(crate) fn shares_memory(&self) -> bool {
+        self.shares.load(Ordering::Acquire) != 0
     }
 
     pub(crate) fn assembly(&self) -> &Assembly {

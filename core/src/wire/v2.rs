@@ -183,6 +183,20 @@ pub(crate) fn encode(body: &LaunchBody) -> Result<Vec<u8>, WireError> {
     }))
 }
 
+/// No less than the length of a body's encoding in bytes, and not much more.
+pub(crate) fn longest(body: &LaunchBody) -> usize {
+    // A string's header has nine bytes at the most, a number as many, a digest 34; the rest is the names of fields.
+    const STRING: usize = 9;
+    const SLOT: usize = 128;
+    const ENTRY: usize = 256;
+    const REST: usize = 512;
+    let strings = body.target.envp.iter().flat_map(|(name, value)| [name, value]);
+    let strings = strings.chain(&body.target.argv).map(|it| it.as_bytes().len() + STRING);
+    let entries = body.lowering.iter().map(|it| it.id.len() + it.params.encoded_len() + ENTRY);
+    let variables = body.target.envp.len();
+    REST + SLOT * body.descriptor_table.len() + variables + strings.chain(entries).sum::<usize>()
+}
+
 pub(crate) fn encode_lowering(entries: &[LoweringEntry]) -> Vec<u8> {
     encode_value(&lowering_out(entries))
 }
@@ -306,6 +320,7 @@ mod tests {
         fn encode_then_decode_is_the_identity(body in body()) {
             let bytes = encode(&body).unwrap();
             prop_assert_eq!(&decode(&bytes).unwrap().body, &body);
+            prop_assert!(bytes.len() <= longest(&body), "{} > {}", bytes.len(), longest(&body));
         }
 
         #[test]

@@ -32,6 +32,7 @@ const CLONE_VM: u64 = 0x100;
 const CLONE_FILES: u64 = 0x400;
 const CLONE_PIDFD: u64 = 0x1000;
 const CLONE_VFORK: u64 = 0x4000;
+const CLONE_CHILD_CLEARTID: u64 = 0x20_0000;
 /// Linux 5.5: the child starts with the default action for each signal that its parent handles.
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -342,7 +343,9 @@ pub struct Cloned {
     pub pidfd: Option<i32>,
 }
 
-/// Makes a child that [runs](run) `window` on `stack`, in the memory of this process.
+/// Makes a child that [runs](run) `window` on `stack`, in the memory of this process. `shares` is 1 as long as the child
+/// is in that, and 0 from its exec or its end on (`CLONE_CHILD_CLEARTID` of
+/// [clone(2)](https://man7.org/linux/man-pages/man2/clone.2.html)).
 ///
 /// # Errors
 ///
@@ -352,16 +355,17 @@ pub struct Cloned {
 ///
 /// - All signals should be blocked, for the child starts with the caller's mask and its program says
 ///   when that ends.
-/// - `stack`, what the window refers to, and all that [`run`] asks of it, must live until the child has
+/// - `stack`, `shares`, what the window refers to, and all that [`run`] asks of it, must live until the child has
 ///   exec'd or ended; with `concurrent` that is after this function has returned.
 /// - `stack` must be used by nothing else meanwhile, and have [`STACK_LEN`] bytes or more.
 pub unsafe fn spawn(
     window: Window<'_>,
     options: CloneOptions,
     stack: &mut [MaybeUninit<u8>],
+    shares: &AtomicU32,
 ) -> Result<Cloned, i32> {
     // SAFETY: the caller's.
-    unsafe { clone(Start { window, gate: None }, options, stack) }
+    unsafe { clone(Start { window, gate: None }, options, stack, shares) }
 }
 
 /// Makes a child that makes the calls of `first`, and then [runs](run) the window that it is handed at `gate`.
@@ -378,9 +382,10 @@ pub unsafe fn spawn_ahead(
     gate: &Gate,
     options: CloneOptions,
     stack: &mut [MaybeUninit<u8>],
+    shares: &AtomicU32,
 ) -> Result<Cloned, i32> {
     // SAFETY: the caller's.
-    unsafe { clone(Start { window: first, gate: Some(gate) }, options, stack) }
+    unsafe { clone(Start { window: first, gate: Some(gate) }, options, stack, shares) }
 }
 
 /// What a child starts from.
@@ -394,7 +399,9 @@ unsafe fn clone(
     start: Start<'_>,
     options: CloneOptions,
     stack: &mut [MaybeUninit<u8>],
+    shares: &AtomicU32,
 ) -> Result<Cloned, i32> {
+    shares.store(1, Ordering::Relaxed);
     let base = stack.as_mut_ptr() as u64;
     // The child's copy of its start lies above its frames, so that it outlives the parent's. Both
     // architectures want the top of a stack aligned to 16 bytes.
@@ -409,7 +416,10 @@ unsafe fn clone(
         stack_size: top - base,
         ..CloneArgs::default()
     };
-    if !options.concurrent {
+    if options.concurrent {
+        args.flags |= CLONE_CHILD_CLEARTID;
+        args.child_tid = shares.as_ptr() as u64;
+    } else {
         args.flags |= CLONE_VFORK;
     }
     if let Some(cgroup) = options.cgroup {
@@ -430,6 +440,9 @@ unsafe fn clone(
     let result = unsafe { arch::clone3(&raw const args, size_of::<CloneArgs>(), enter, start) };
     if result < 0 {
         return Err(-(result as i32));
+    }
+    if !options.concurrent {
+        shares.store(0, Ordering::Relaxed);
     }
     Ok(Cloned { pid: result as i32, pidfd: if options.pidfd { Some(pidfd) } else { None } })
 }

@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Component, Path};
+use std::path::Path;
 use std::process::{ExitCode, ExitStatus};
 
 use clap::Args;
@@ -295,18 +295,21 @@ impl Run {
     }
 }
 
-/// Whether a system's root is there, and is more than another name for what is below /usr, which is granted anyway: a
+/// Whether a system's root is there, and is more than another name for what is in /usr, which is granted anyway: a
 /// rule is about what a name leads to ([file-hierarchy(7)](https://man7.org/linux/man-pages/man7/file-hierarchy.7.html),
 /// COMPATIBILITY SYMLINKS).
 fn is_root(path: &str) -> bool {
+    // What is no link can't be read as one.
+    let is_no_link = |error: io::Error| error.kind() == io::ErrorKind::InvalidInput;
     match fs::read_link(path) {
         Ok(target) => {
             let target = Path::new("/").join(target);
-            let goes_up = target.components().any(|part| part == Component::ParentDir);
-            (goes_up || !target.starts_with("/usr")) && Path::new(path).exists()
+            let in_usr = target.parent() == Some(Path::new("/usr"))
+                && target.file_name().is_some()
+                && fs::read_link(&target).is_err_and(is_no_link);
+            !in_usr && Path::new(path).exists()
         }
-        // What is no link can't be read as one.
-        Err(error) => error.kind() != io::ErrorKind::NotFound,
+        Err(error) => is_no_link(error),
     }
 }
 
@@ -419,10 +422,13 @@ mod tests {
         fs::create_dir(at("folder")).unwrap();
         assert!(is_root(&at("folder")));
         assert!(is_root(&link(&at("folder"), "elsewhere")));
-        assert!(is_root(&link("/usr/..", "up")));
+        assert!(is_root(&link("/usr/..", "up")) && is_root(&link("/usr/lib/../bin", "through")));
         assert!(is_root("/etc") || !Path::new("/etc").exists());
         assert!(!is_root(&at("none")) && !is_root(&link("/no/such", "dangling")));
-        // As seen from the root, where such links are.
+        // As seen from the root, where such links are. What is a link there may lead out of /usr.
+        let inner = fs::read_dir("/usr/bin").unwrap().flatten();
+        let mut inner = inner.filter(|it| it.path().is_symlink() && it.path().exists());
+        assert!(inner.next().is_none_or(|it| is_root(&link(it.path().to_str().unwrap(), "link"))));
         assert!(!is_root(&link("usr/bin", "merged")) && !is_root(&link("/usr/lib", "absolute")));
     }
 

@@ -461,9 +461,10 @@ impl Command {
         self
     }
 
-    /// Says which signals this process handles, by their numbers, for [`exec_here`](Self::exec_here): none of those
-    /// handlers is to run halfway. Unless it is said, the kernel is asked for each of 64 signals, some 10 µs. A
-    /// handler of another signal may then run in a process that is confined, and whose fds are closed.
+    /// Says which signals this process may have handlers of, by their numbers, for [`exec_here`](Self::exec_here): none
+    /// of those is to run halfway. Unless it is said, the kernel is asked for each of 64 signals, some 10 µs. A
+    /// handler of another signal may then run in a process that is confined, and whose fds are closed. Who starts a
+    /// launcher has no use for it.
     pub fn handled_signals(&mut self, signals: impl IntoIterator<Item = i32>) -> &mut Self {
         self.handled_signals = Some(signals.into_iter().collect());
         self

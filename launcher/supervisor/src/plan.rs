@@ -209,16 +209,13 @@ fn entry(
         Request::Entry(entry) => return Ok(entry),
         Request::Policy(id, params) => (id, params),
     };
-    let own = match registry.find(&id) {
-        Some(mechanism) => registry.entry(&id, mechanism.open(&params, opening)?),
-        None => None,
-    };
-    match own {
-        Some(entry) => Ok(entry),
-        None => match known.find(&id)? {
-            Some(known) => known.entry(params),
-            None => Err(Error::UnknownMechanism { id }),
-        },
+    if let Some(mechanism) = registry.find(&id) {
+        let params = mechanism.open(&params, opening)?;
+        return registry.entry(&id, params).ok_or(Error::UnknownMechanism { id });
+    }
+    match known.find(&id)? {
+        Some(known) => known.entry(params),
+        None => Err(Error::UnknownMechanism { id }),
     }
 }
 

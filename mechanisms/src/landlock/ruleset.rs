@@ -172,10 +172,8 @@ pub(super) fn restrict(wire: &Wire, launch: &mut Lowering<'_>) -> Result<(), Sto
 fn ruleset(wire: &Wire, handled: Features, launch: &Lowering<'_>) -> Result<OwnedFd, Stop> {
     // What this kernel lacks is left out or refused by now; nothing else may fall away silently.
     let hard = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
-    let cannot = |error: RulesetError| {
-        let detail = format!("this kernel can't: {}", with_sources(&error));
-        stopped(&error, RefusalReason::MissingPrimitive, detail)
-    };
+    let cannot =
+        |error: RulesetError| stopped(&error, RefusalReason::MissingPrimitive, "this kernel can't");
     let mut ruleset = hard.handle_access(handled.fs).map_err(cannot)?;
     if !handled.net.is_empty() {
         ruleset = ruleset.handle_access(handled.net).map_err(cannot)?;
@@ -192,8 +190,8 @@ fn ruleset(wire: &Wire, handled: Features, launch: &Lowering<'_>) -> Result<Owne
             continue;
         }
         created = created.add_rule(PathBeneath::new(fd, rights)).map_err(|error| {
-            let detail = format!("slot {}, {:?}: {}", rule.slot, rule.access, with_sources(&error));
-            stopped(&error, RefusalReason::HandleMismatch, detail)
+            let what = format!("slot {}, {:?}", rule.slot, rule.access);
+            stopped(&error, RefusalReason::HandleMismatch, &what)
         })?;
     }
     for (right, ports) in wire.ports() {
@@ -235,14 +233,14 @@ fn place<'a>(
 }
 
 /// A refusal, unless what was lacking is an fd or memory: the next launch may have it.
-fn stopped(error: &dyn Error, reason: RefusalReason, detail: String) -> Stop {
+fn stopped(error: &dyn Error, reason: RefusalReason, what: &str) -> Stop {
     let mut sources = successors(error.source(), |source| (*source).source());
     let errno = sources.find_map(|it| it.downcast_ref::<io::Error>()?.raw_os_error());
     match errno.map(Errno::from_raw_os_error) {
         Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => {
-            Stop::fault(format!("making the Landlock ruleset: {}", with_sources(error)))
+            Stop::fault(format!("making the Landlock ruleset: {what}: {}", with_sources(error)))
         }
-        _ => Stop::refuse(reason, detail),
+        _ => Stop::refuse(reason, format!("{what}: {}", with_sources(error))),
     }
 }
 
