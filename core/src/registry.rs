@@ -113,12 +113,12 @@ impl Registry {
     ///
     /// [`DuplicateId`] where two registrations have one id.
     pub fn collect() -> Result<Self, DuplicateId> {
-        Self::of(inventory::iter::<Registration>.into_iter().collect())
+        Self::of(&inventory::iter::<Registration>.into_iter().collect::<Vec<_>>())
     }
 
-    fn of(registrations: Vec<&'static Registration>) -> Result<Self, DuplicateId> {
+    fn of(registrations: &[&'static Registration]) -> Result<Self, DuplicateId> {
         let mut registry = Self(Vec::with_capacity(registrations.len()));
-        for it in &registrations {
+        for it in registrations {
             let Registration { mechanism, .. } = **it;
             let id = mechanism.declaration().id;
             if let Some(place) = registry.place(id) {
@@ -224,12 +224,12 @@ pub(crate) mod tests {
     pub(crate) fn registry(declarations: &[Declaration]) -> Result<Registry, DuplicateId> {
         let declared =
             |it: &Declaration| -> &'static dyn Mechanism { Box::leak(Box::new(Declared(*it))) };
-        Registry::of(registrations(declarations.iter().map(declared).collect()))
+        Registry::of(&registrations(declarations.iter().map(declared).collect()))
     }
 
     #[cfg(feature = "testkit")]
     pub(crate) fn registry_of(mechanisms: Vec<&'static dyn Mechanism>) -> Registry {
-        Registry::of(registrations(mechanisms)).unwrap()
+        Registry::of(&registrations(mechanisms)).unwrap()
     }
 
     fn registrations(mechanisms: Vec<&'static dyn Mechanism>) -> Vec<&'static Registration> {

@@ -75,16 +75,15 @@ impl Launching {
 
     /// Whether [`land`](Self::land) need not wait, as far as can be seen: the child has exec'd or ended.
     pub(crate) fn has_arrived(&mut self) -> bool {
-        self.has_own_files()
-            && match self.pipe() {
-                Some(pipe) => process::shows(pipe, PollFlags::empty(), Duration::ZERO),
-                None => {
-                    let Self { child, .. } = self;
-                    // What the kernel says of the exec alone may be a security module's word, or of another process.
-                    child.has_ended()
-                        || !child.shares_memory() && process::has_exec_ed_by_now(child.pid())
-                }
-            }
+        if !self.has_own_files() {
+            return false;
+        }
+        if let Some(pipe) = self.pipe() {
+            return process::shows(pipe, PollFlags::empty(), Duration::ZERO);
+        }
+        let Self { child, .. } = self;
+        // What the kernel says of the exec alone may be a security module's word, or of another process.
+        child.has_ended() || !child.shares_memory() && process::has_exec_ed_by_now(child.pid())
     }
 
     /// Whether the child has fds of its own, or needs none any more: then it needs none of this process's.
