@@ -64,6 +64,7 @@ library_and_command_line() {
   local launcher=$built/portcullis-launcher bin=$built/portcullis
   local options
   options="$(each '--read %s')--write /tmp --no-new-tasks"
+  run 'portcullis run, as it comes' 'Landlock, seccomp' "$bin run -- /bin/true"
   run 'portcullis run' 'Landlock, seccomp' "$bin run $options -- /bin/true"
   run 'portcullis run' 'Landlock, seccomp, user + network namespace' "$bin run $options --no-network -- /bin/true"
   launcher 'portcullis-launcher, one shot' 'scrub' "$launcher" 2 0

@@ -41,6 +41,7 @@ type Part = (&'static str, fn(&Run) -> Vec<Table>);
 
 const PARTS: &[Part] = &[
     ("stages", stages),
+    ("alone", |run| vec![alone(&true_(), run)]),
     ("throughput", throughputs),
     ("curves", |run| CURVES.iter().map(|curve| curve.measure(run)).collect()),
     ("launcher", |_| vec![size_and_peak()]),
@@ -87,6 +88,28 @@ fn stages_of(workload: &Workload, run: &Run) -> Table {
         floor::VFORK,
         floor::NAMESPACES
     ));
+    table
+}
+
+/// Each way at each stage with nothing beside it but the floor: what one finds in the caches is its own.
+fn alone(workload: &Workload, run: &Run) -> Table {
+    let columns = ["stage"].into_iter().chain(WAYS.iter().map(|it| it.name));
+    let title = format!("Each way alone beside posix_spawn, of {}", workload.name);
+    let mut table = Table::new(title, columns);
+    let tables = u32::try_from(STAGES.len() * WAYS.len()).expect("a few");
+    let effort = Effort { limit: run.effort.limit / tables, ..run.effort };
+    let mut fewest = effort.rounds;
+    for stage in STAGES {
+        let mut cells = vec![stage.name.to_owned()];
+        for way in WAYS {
+            let launch = (way.ready)(stage.command(workload)).expect(stage.name);
+            let (medians, rounds) = medians(&[floor::posix_spawn(workload), launch], effort);
+            fewest = fewest.min(rounds);
+            cells.push(beside(medians[1], medians[0]));
+        }
+        table.row(cells);
+    }
+    table.note(format!("Each of a run of its own. Medians of {fewest} at the least."));
     table
 }
 
