@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Our launcher beside the one in C that verifies nothing (reference/launcher.c), both started by the same small
 # supervisor in C (reference/supervisor.c), in the same run; and what a resident one takes that verifies nothing
-# either (reference/resident.c). Writes docs/performance/reference.md.
+# either (reference/resident.c); and the command line, alone. Writes docs/performance/reference.md.
 #
 #   benches/reference.sh [ROUNDS]     500 rounds unless given
 set -euo pipefail
@@ -17,6 +17,6 @@ have cc || compiler="musl-gcc -static -idirafter /usr/include -idirafter /usr/in
 for program in supervisor resident; do
   $compiler -O2 -o "$folder/$program" "benches/reference/$program.c"
 done
-build_release portcullis-launcher
+build_release portcullis-cli portcullis-launcher
 cargo build --quiet --profile bench -p portcullis-benches --bin reference
 exec target/release/reference "$folder" "$built/portcullis-launcher" docs/performance "$rounds"

@@ -1,7 +1,8 @@
 //! Our launcher beside the one in C, started by the supervisor in C: writes the list of what that launches, and
 //! makes a table of what it found. `reference.sh` builds all of them.
 //!
-//! Arguments: the folder with the supervisor and the reference, and for what is between; our launcher; the
+//! Arguments: the folder with the supervisor and the reference, and for what is between; our launcher, which the
+//! command line is beside; the
 //! folder that `reference.md` is written to; how many rounds.
 
 use std::fmt::Write as _;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use portcullis_benches::floor;
 use portcullis_benches::launcher::in_version_2;
-use portcullis_benches::measure::median;
+use portcullis_benches::measure::{Effort, median, medians};
 use portcullis_benches::table::{Table, beside, machine, microseconds};
 use portcullis_benches::workload::{Workload, smallest, true_};
 use portcullis_tests::VERSION_1_FRAMES;
@@ -100,6 +101,16 @@ fn resident(workload: &Workload, folder: &Path, rounds: &str) -> [String; 4] {
     [microseconds(floor), beside(scrub, floor), beside(confined, floor), beside(kept, floor)]
 }
 
+/// What the command line takes, which becomes the workload, in a run of its own beside `posix_spawn`.
+fn command_line(workload: &Workload, portcullis: &Path, rounds: usize) -> [String; 2] {
+    let program = workload.program.to_str().expect("a path of letters").to_owned();
+    let arguments: &[&str] = vec!["run", "--", String::leak(program)].leak();
+    let run = Workload { name: "portcullis run", program: portcullis.to_owned(), arguments };
+    let effort = Effort { rounds, limit: Duration::MAX };
+    let (medians, _) = medians(&[floor::posix_spawn(workload), floor::posix_spawn(&run)], effort);
+    [microseconds(medians[0]), beside(medians[1], medians[0])]
+}
+
 fn write(file: &Path, contents: &[u8]) {
     fs::write(file, contents).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
 }
@@ -129,6 +140,13 @@ fn main() {
         let medians = resident(&workload, folder, rounds);
         table.row([workload.name.to_owned()].into_iter().chain(medians));
     }
+    let _ = write!(text, "\n{table}");
+    let columns = ["", floor::POSIX_SPAWN, "portcullis run"];
+    let mut table = Table::new("The command line, as it comes, alone".to_owned(), columns);
+    let portcullis = Path::new(launcher).with_file_name("portcullis");
+    // The smallest program lies where nothing is granted.
+    let cells = command_line(&true_(), &portcullis, rounds.parse().expect("a number of rounds"));
+    table.row([true_().name.to_owned()].into_iter().chain(cells));
     let _ = write!(text, "\n{table}");
     println!("{text}");
     write(&Path::new(docs).join("reference.md"), text.as_bytes());
