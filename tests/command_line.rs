@@ -674,7 +674,8 @@ fn the_runs_of_lines_end_with_portcullis() {
     assert_eq!(stdout.read_to_end(&mut Vec::new()).unwrap(), 0);
 }
 
-/// What has a handler when the program is executed has had one until then.
+/// What has a handler when the program is executed has had one until then. (Without privileges strace can't read what a
+/// process says that is out of reach.)
 fn no_handler_of_portcullis_is_there_when_what_confines_begins() {
     let folder = TempDir::new().unwrap();
     let log = folder.path().join("log");
@@ -719,7 +720,8 @@ fn main() -> ExitCode {
         the_working_directory_can_be_set: [LANDLOCK],
         portcullis_becomes_the_program_unless_it_has_something_to_do_afterwards: [LANDLOCK],
         the_program_has_none_of_portcullis_own_signals_and_fds: [LANDLOCK],
-        no_handler_of_portcullis_is_there_when_what_confines_begins: [LANDLOCK, Need::Strace],
+        no_handler_of_portcullis_is_there_when_what_confines_begins:
+            [LANDLOCK, Need::Strace, Need::Root],
         signals_reach_the_workload: [LANDLOCK],
         a_parent_that_ignores_its_children_and_a_full_standard_error_change_no_status: [LANDLOCK],
         a_stop_and_a_continuation_reach_the_workload: [LANDLOCK],
