@@ -10,9 +10,9 @@ use portcullis::{Command, Resident, Stdio};
 use portcullis_core::descriptor::DescriptorRole;
 use portcullis_mechanisms as _;
 use portcullis_tests::{
-    Asked, Host, Resident as Raw, becomes, launcher, read_proc, run, tests, workloads,
-    write_program,
+    Asked, Host, Resident as Raw, becomes, launcher, run, tests, workloads, write_program,
 };
+use rustix::process::{Pid, getsid};
 
 const TEST_LAUNCHER: &str = env!("CARGO_BIN_EXE_test-launcher");
 
@@ -65,13 +65,8 @@ fn one_in_a_session_of_its_own_is_told_meanwhile_too() {
     host.script("read end; exit 7");
     host.schedule("linux.process.attributes.v1", &serde_json::json!({"new_session": true}));
     let (mut long, release) = resident.ask_in_writes(host, true);
-    let session = |pid| {
-        // The fourth after the name, which is in parentheses.
-        let stat = read_proc(pid, "stat");
-        stat.rsplit_once(") ").unwrap().1.split(' ').nth(3).map(str::to_owned)
-    };
-    let pid = long.pid();
-    assert_eq!(session(pid), Some(pid.to_string()));
+    let pid = Pid::from_raw(long.pid().try_into().unwrap());
+    assert_eq!(getsid(pid).ok(), pid);
     drop(release);
     assert!(long.write().starts_with("# workload exited code=7\n"));
 }

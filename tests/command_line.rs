@@ -363,7 +363,8 @@ fn the_program_has_none_of_portcullis_own_signals_and_fds() {
     };
     let ignored = |signal: Signal| mask("SigIgn:") >> (signal.as_raw() - 1) & 1 == 1;
     assert_eq!(mask("SigBlk:"), 0);
-    // As under nohup(1), also of what Rust's runtime would handle; but who ignores SIGCHLD can't wait, and SIGPIPE is ignored by Rust's runtime.
+    // As under nohup(1), also of what Rust's runtime would handle; but who ignores SIGCHLD can't wait, and SIGPIPE is
+    // ignored by that runtime.
     assert_eq!(
         [Signal::HUP, Signal::BUS, Signal::CHILD, Signal::PIPE].map(ignored),
         [true, true, false, false],

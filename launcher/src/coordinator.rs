@@ -31,7 +31,7 @@ use crate::outline::Outline;
 use crate::process;
 use crate::request::Request;
 use crate::trace::{self, Stopwatch};
-use crate::wiring::{self, Channel, Channels, Control, Ends, Slots, Source};
+use crate::wiring::{self, Channel, Channels, Control, Slots, Source};
 use crate::{FAULTED, REFUSED, complain, explain, resident, spare, sys};
 
 /// What a plan was handed over for.
@@ -309,10 +309,10 @@ pub(crate) fn launch<W: Channel>(
         here.become_workload(transcript);
     }
     let InPlace { lowered, outline, ends, .. } = here;
-    let (error, error_read) = match ends {
-        Some(Ends { error, error_read, .. }) => (Some(error), Some(error_read)),
-        None => (None, None),
-    };
+    if ends.is_none() && !matches!(way, Way::Resident { .. }) {
+        return Err(Stop::fault("a child needs a pipe to tell of its failure by"));
+    }
+    let (error, error_read) = ends.map(|ends| (ends.error, ends.error_read)).unzip();
     let report_fd = error.as_ref().map(AsRawFd::as_raw_fd);
     match (&rendezvous, way) {
         (Some(_), Way::Resident { dumpable: Some(dumpable), .. }) => set_dumpable(dumpable)?,

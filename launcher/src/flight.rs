@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use crate::coordinator::{End, note_end, note_stop};
-use crate::launching::{Launched, Launching};
+use crate::launching::{FIRST_LOOK, LAST_LOOK, Launched, Launching};
 use crate::outbox::Outbox;
 use crate::process;
 use crate::request::Request;
@@ -17,11 +17,6 @@ use crate::request::Request;
 /// How long nothing may be told of a launch at the most. Few are on their way as long, or, where the end is waited
 /// for, run as long; what there is to tell of the others is told at once.
 const SILENCE: Duration = Duration::from_millis(10);
-
-/// After how long it is first looked for what nothing shows, and the longest that it is waited between two looks, each
-/// twice as long as the one before.
-const FIRST_LOOK: Duration = Duration::from_micros(50);
-const LAST_LOOK: Duration = Duration::from_millis(10);
 
 /// What is still to be told of a launch, and to be done.
 ///
@@ -41,8 +36,6 @@ pub(crate) struct Flight {
     /// Fds that are of no more use, and are closed once something has been told, for until then somebody waits, or
     /// when another launch is to have its own.
     spent: Option<(Request, Option<OwnedFd>)>,
-    /// A workload that ended, of which there is nothing left to tell.
-    unreaped: Option<Unreaped>,
 }
 
 /// A child that has ended: dropped, it is reaped.
@@ -93,8 +86,8 @@ enum Stage {
     /// It has ended, and has not been reaped: until its end has been told its pid is no other's, so that a
     /// supervisor may send a signal to it.
     Ended(Workload),
-    /// There is nothing left to do but to tell.
-    Done,
+    /// There is nothing left to do but to tell, and to reap a workload of which nothing is to be told after that.
+    Done(#[expect(dead_code, reason = "dropped, it reaps")] Option<Unreaped>),
 }
 
 struct Workload {
@@ -116,22 +109,13 @@ impl Flight {
             (Some(now + SILENCE), is_looked_for.then_some((now + FIRST_LOOK, FIRST_LOOK)));
         let (at_end, spent) = (request.at_end, Some((request, None)));
         let stage = Stage::Launching(launching);
-        Self { transcript, due, at_end, left: false, stage, look, spent, unreaped: None }
+        Self { transcript, due, at_end, left: false, stage, look, spent }
     }
 
     /// The flight of a launch without a child, unless all of it has been told.
     pub(crate) fn none(transcript: TranscriptWriter<Outbox>) -> Option<Self> {
-        let (due, look, spent, stage) = (None, None, None, Stage::Done);
-        let mut flight = Self {
-            transcript,
-            due,
-            at_end: false,
-            left: false,
-            stage,
-            look,
-            spent,
-            unreaped: None,
-        };
+        let (due, look, spent, stage) = (None, None, None, Stage::Done(None));
+        let mut flight = Self { transcript, due, at_end: false, left: false, stage, look, spent };
         flight.go_on(Happened { room: true, ..Happened::default() }).then_some(flight)
     }
 
@@ -165,7 +149,7 @@ impl Flight {
             }
             Stage::Stopped(launching, _) => (launching.child.pidfd(), None),
             Stage::Runs(workload) => (Some(workload.pidfd.as_fd()), None),
-            Stage::Ended(_) | Stage::Done => (None, None),
+            Stage::Ended(_) | Stage::Done(_) => (None, None),
         };
         let pidfd = pidfd.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         // Its end alone, which shows unasked: a child that has written has yet to end.
@@ -208,7 +192,7 @@ impl Flight {
             self.advance(WaitIdOptions::NOHANG);
             self.tell();
         }
-        !(matches!(self.stage, Stage::Done) && self.transcript.channel().is_empty())
+        !(matches!(self.stage, Stage::Done(_)) && self.transcript.channel().is_empty())
     }
 
     /// Waits until the child has exec'd or ended.
@@ -255,13 +239,13 @@ impl Flight {
         match &self.stage {
             Stage::Launching(launching) => launching.child.kill(),
             Stage::Runs(workload) => workload.kill(),
-            Stage::Stopped(..) | Stage::Ended(_) | Stage::Done => {}
+            Stage::Stopped(..) | Stage::Ended(_) | Stage::Done(_) => {}
         }
     }
 
     /// Waits for its end, and tells what can be told without waiting for a reader.
     pub(crate) fn conclude(mut self) {
-        while !matches!(self.stage, Stage::Done) {
+        while !matches!(self.stage, Stage::Done(_)) {
             if let Stage::Launching(launching) = &self.stage {
                 while !launching.child.ends_within(Duration::from_secs(1)) {}
             }
@@ -279,7 +263,7 @@ impl Flight {
         };
         // A flight of which all has been done and told is dropped at once, the control channel first.
         let is_over = match &self.stage {
-            Stage::Done => true,
+            Stage::Done(_) => true,
             Stage::Ended(Workload { end, .. }) => end.teardown.is_empty(),
             _ => false,
         };
@@ -292,7 +276,7 @@ impl Flight {
     /// Goes to the next stage. What this one waits for has come, or is waited for here if `how` says so.
     fn advance(&mut self, how: WaitIdOptions) {
         let transcript = &mut self.transcript;
-        self.stage = match std::mem::replace(&mut self.stage, Stage::Done) {
+        self.stage = match std::mem::replace(&mut self.stage, Stage::Done(None)) {
             Stage::Launching(mut launching) => match launching.land(transcript) {
                 Ok(()) => {
                     let Launched { pid, pidfd, end, pipe } = launching.launched();
@@ -308,20 +292,20 @@ impl Flight {
             Stage::Stopped(launching, stop) => {
                 drop(launching);
                 note_stop(transcript, &stop);
-                Stage::Done
+                Stage::Done(None)
             }
             Stage::Runs(workload) if workload.note_end(transcript, how) => Stage::Ended(workload),
             Stage::Ended(Workload { pid, end, .. }) => {
                 let unreaped = Unreaped(pid);
                 if end.teardown.is_empty() {
-                    self.unreaped = Some(unreaped);
+                    Stage::Done(Some(unreaped))
                 } else {
                     drop(unreaped);
                     end.tear_down(transcript);
+                    Stage::Done(None)
                 }
-                Stage::Done
             }
-            same @ (Stage::Runs(_) | Stage::Done) => same,
+            same @ (Stage::Runs(_) | Stage::Done(_)) => same,
         };
     }
 }

@@ -20,6 +20,11 @@ use crate::process::{self, Child, Progress};
 use crate::trace::Stopwatch;
 use crate::wiring;
 
+/// After how long it is first looked for what nothing shows, and the longest that it is waited between two looks, each
+/// twice as long as the one before.
+pub(crate) const FIRST_LOOK: Duration = Duration::from_micros(50);
+pub(crate) const LAST_LOOK: Duration = Duration::from_millis(10);
+
 /// A launch whose child is on its way.
 ///
 /// Dropped, it kills and reaps the child, and then tears down.
@@ -59,10 +64,10 @@ impl Launching {
             self.child.ends_within(Duration::from_millis(1));
         }
         let Some(pipe) = self.pipe() else {
-            let mut pause = Duration::from_micros(50);
+            let mut pause = FIRST_LOOK;
             while !self.has_arrived() {
                 self.child.ends_within(pause);
-                pause = (pause * 2).min(Duration::from_millis(10));
+                pause = LAST_LOOK.min(pause * 2);
             }
             return;
         };

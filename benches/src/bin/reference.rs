@@ -2,8 +2,7 @@
 //! makes a table of what it found. `reference.sh` builds all of them.
 //!
 //! Arguments: the folder with the supervisor and the reference, and for what is between; our launcher, which the
-//! command line is beside; the
-//! folder that `reference.md` is written to; how many rounds.
+//! command line is beside; the folder that `reference.md` is written to; how many rounds.
 
 use std::fmt::Write as _;
 use std::fs;

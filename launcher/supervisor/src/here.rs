@@ -14,8 +14,8 @@ use crate::report::{Remark, Report};
 use crate::stdio::{Stdio, Streams};
 
 /// Becomes what was `opened`, in `directory` and with `stdio`, or says why not. `handled` are the signals that
-/// this process may handle, where that is known. Where there is no way back,
-/// `failed` is told and names the status to end with.
+/// this process may handle, where that is known. Where there is no way back, `failed` is told and names the status to
+/// end with.
 pub(crate) fn become_it(
     opened: Opened,
     directory: Option<&OwnedFd>,
